@@ -6,6 +6,7 @@ The same optimizer takes part in any other study:
 
 import torch
 
+from studies import Arm, CurveFigure, NotWorse, Study, main
 from trainables.plugins import optimizer
 
 
@@ -27,14 +28,13 @@ def signsgd(model, *, lr: float = 0.001):
     return SignSGD(model.parameters(), {"lr": lr})
 
 
-if __name__ == "__main__":
-    from studies import Arm, CurveFigure, NotWorse, Study, main
+STUDY = Study(
+    name="signsgd",
+    title="signSGD beside NysAct and SGD",
+    claims=[NotWorse("signsgd", than="sgd")],
+    arms=[Arm(optimizer="signsgd"), Arm(optimizer="nysact-s"), Arm(optimizer="sgd")],
+    figure=CurveFigure(references=("sgd",)),
+)
 
-    study = Study(
-        name="signsgd",
-        title="signSGD beside NysAct and SGD",
-        claims=[NotWorse("signsgd", than="sgd")],
-        arms=[Arm(optimizer="signsgd"), Arm(optimizer="nysact-s"), Arm(optimizer="sgd")],
-        figure=CurveFigure(references=("sgd",)),
-    )
-    main(study, plugin=__file__)
+if __name__ == "__main__":
+    main(STUDY, plugin=__file__)

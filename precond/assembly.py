@@ -16,16 +16,20 @@ from precond.controls import Controls
 from precond.directions import Directions
 from precond.distributed import check_alike, ranks_of
 from precond.hyperparameters import HyperparameterError
-from precond.layers import Layer, default_batch_first, find_layers, parameter_names
+from precond.layers import default_batch_first, find_layers, parameter_names
 from precond.parts.collectives import Ranks
+from precond.shared import Shared, values_of
 from precond.state import PRECONDITIONER, Entries
 
 
 class Assembled(Controls):
     """The part of an optimizer that groups the layers of its model into banks."""
 
-    _ranks: Ranks | None
-    _names: dict[Tensor, str]
+    _ranks = Shared[Ranks | None]()
+    _names = Shared[dict[Tensor, str]]()
+    _handles = Shared[list[RemovableHandle]]()
+    _bank_of = Shared[dict[str, Bank]]()
+    _directions = Shared[Directions]()
 
     def _schedule_recording(self) -> None:
         """Decide which banks record the next forwards."""
@@ -44,10 +48,8 @@ class Assembled(Controls):
 
     def _clear(self) -> None:
         """Create empty collections of the layers, their banks and their hooks."""
-        self._layers: dict[str, Layer] = {}
-        self._banks: list[Bank] = []
-        self._handles: list[RemovableHandle] = []
-        weakref.finalize(self, detach, self._handles, self._banks)
+        self._layers, self._banks, self._handles = {}, [], []
+        weakref.finalize(values_of(self), detach, self._handles, self._banks)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters of the model, such as those of layers that were frozen so far.
@@ -57,7 +59,7 @@ class Assembled(Controls):
                 another parameter had its name when the optimizer was built.
             HyperparameterError: A value is invalid, or would be ignored.
         """
-        built = "_banks" in vars(self)  # False in the constructor
+        built = hasattr(self, "_banks")  # False in the constructor
         groups.require_dictionary(param_group)
         self._options.check(param_group)
         steps = self.steps if built else 0

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from precond import math_attention
+from precond.shared import Shared, values_of
 from precond.standalone import NO_COMPLEX, Standalone
 
 UNSUPPORTED = {
@@ -104,9 +105,9 @@ def refuse_data_parallel(model: nn.Module, name: str) -> None:
 class HessianOptimizer(Standalone):
     """Base class of optimizers whose `backward(loss)` stores Hessian products for the next step."""
 
-    _model: nn.Module | None = None
+    _model: nn.Module
     _step_supports_amp_scaling = True  # lets `step` detect a scaler and raise an error
-    _products: Any = None
+    _products = Shared[Any](None)
 
     def attach(self, model: nn.Module) -> None:
         """Let the model compute attention by operations that can be differentiated twice.
@@ -116,7 +117,7 @@ class HessianOptimizer(Standalone):
         """
         self._model = model
         handles = math_attention.attach(model, weakref.WeakMethod(self._differentiates_twice))
-        weakref.finalize(self, math_attention.detach, handles)
+        weakref.finalize(values_of(self), math_attention.detach, handles)
 
     def _differentiates_twice(self) -> bool:
         """Return True if the next backward computes Hessian products."""
@@ -125,7 +126,7 @@ class HessianOptimizer(Standalone):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy, and attach it to its model."""
         super().__setstate__(state)
-        if self._model is not None:
+        if "_model" in vars(self):
             self.attach(self._model)
 
     def _differentiate(self, loss: Tensor, parameters: Sequence[Tensor]) -> Sequence[Tensor | None]:
@@ -135,9 +136,8 @@ class HessianOptimizer(Standalone):
         """
         if not self._has_gradients():
             self._products = None
-        model = () if self._model is None else self._model.parameters()
         included = set(parameters)
-        others = [p for p in model if p.requires_grad and p not in included]
+        others = [p for p in self._model.parameters() if p.requires_grad and p not in included]
         return differentiate(loss, parameters, others)
 
     def _has_gradients(self) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -53,6 +53,15 @@ def _are(accepts: Callable[[Any], bool], length: int = 2) -> Callable[[Any], boo
     """Return a predicate that is True for a tuple or list of `length` accepted values."""
     return lambda value: (
         isinstance(value, (tuple, list)) and len(value) == length and all(map(accepts, value))
+    )
+
+
+def _match(predicates: Sequence[Callable[[Any], bool]], value: Any) -> bool:
+    """Return True for a tuple or list with one accepted value for each predicate."""
+    return (
+        isinstance(value, (tuple, list))
+        and len(value) == len(predicates)
+        and all(accepts(part) for accepts, part in zip(predicates, value, strict=True))
     )
 
 
@@ -120,7 +129,7 @@ def choice(*values: str) -> Any:
 def alike(default: Any) -> Any:
     """Return a field for a value of the default's type.
 
-    The default is a finite number, a bool, a string, None, or a tuple of numbers as in torch.optim.
+    The default is a finite number, a bool, a string, None, or a tuple of these.
     """
     if isinstance(default, (bool, str)) or default is None:
         kind = type(default)
@@ -129,7 +138,11 @@ def alike(default: Any) -> Any:
     if isinstance(default, int):
         return _field(default, "an integer", _is_integer)
     if isinstance(default, (tuple, list)):
-        return _field(default, f"{len(default)} numbers", _are(_is_number, len(default)))
+        if all(map(_is_number, default)):
+            return _field(default, f"{len(default)} numbers", _are(_is_number, len(default)))
+        parts = [_is_number if _is_number(v) else alike(v).metadata["accepts"] for v in default]
+        allowed = f"{len(default)} values of the types in the default {default!r}"
+        return _field(default, allowed, lambda v: _match(parts, v))
     return _field(default, "a finite number", _is_number)
 
 

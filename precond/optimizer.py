@@ -90,7 +90,6 @@ class Preconditioned(Assembled):
         rule, algorithm = make(self.rule_type, self.algorithm_type, values=hyperparameters)
         self.rule: Rule = rule
         self.algorithm: Algorithm[Any] = algorithm
-        self._has_output_scale = False  # True if `grad_output_scale` has been set
         self._model = model
         layers, self._skipped = find_layers(model)
         self._require_layers(layers)

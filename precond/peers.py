@@ -30,6 +30,7 @@ from precond.hyperparameters import (
     positive,
 )
 from precond.parts.sketches import seed_of
+from precond.shared import Shared
 from precond.standalone import NO_COMPLEX, Standalone
 
 PACKAGE = "pytorch_optimizer"
@@ -278,7 +279,8 @@ class _StartsAfterInitialisation(Standalone):
     the next step discards the state.
     """
 
-    _initialised = False
+    COPIED = ("_initialised",)
+    _initialised = Shared(False)
 
     def _note_initialisation(self) -> None:
         """Discard the state if the last step only initialised it; else note if this step does so.

@@ -63,7 +63,7 @@ class Entry:
         numerics: Version of the optimizer's arithmetic (see `Algorithm.NUMERICS`).
         card: The text that `python -m precond` prints.
         package: The package that the optimizer needs in addition to torch, or None.
-        plugin: SHA-256 of the plugin file that registered the optimizer, or None.
+        plugin: SHA-256 of the plugin's code that builds the optimizer, or None.
     """
 
     optimizer: Callable[..., Optimizer]

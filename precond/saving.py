@@ -20,24 +20,22 @@ from precond.diagnostics import measures
 from precond.groups import Options, describe_layers, settings_errors
 from precond.parts.stacks import named_tensors
 from precond.rules import Rule
+from precond.shared import Copyable, Shared
 from precond.state import NAMES, Entries, upgraded
 
-COPIED = (
-    *("_model", "_names", "_options", "_skipped", "_has_output_scale"),
-    *("rule", "algorithm"),
-)
 BANK_ATTRIBUTES = ("grad_output_scale", "batch_first", "unusable")
 
 
-class Saved(torch.optim.Optimizer):
+class Saved(Copyable):
     """The part of an optimizer that saves, loads, copies and prints it."""
 
+    COPIED = ("_names", "_skipped", "_has_output_scale")
     rule: Rule
     algorithm: Algorithm[Any]
     _model: nn.Module
     _options: Options
-    _banks: list[Bank]
-    _entries: Entries
+    _banks = Shared[list[Bank]]()
+    _entries = Shared[Entries]()
 
     def _rebuild(self, banks: list[Bank]) -> None:
         """Attach the banks of a copy to its model."""
@@ -111,14 +109,12 @@ class Saved(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the contents of a copy, which include the model."""
-        copied = {name: getattr(self, name) for name in COPIED}
-        return {**super().__getstate__(), "copied": copied, "banks": _snapshot(self._banks)}
+        return {**super().__getstate__(), "banks": _snapshot(self._banks)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy, and attach it to its model."""
         state = dict(state)
-        copied, banks = state.pop("copied", {}), state.pop("banks", None)
-        vars(self).update(copied)
+        banks = state.pop("banks", None)
         super().__setstate__(state)
         if banks is not None:  # None if a program passes only `state` and `param_groups`
             self._rebuild(_restored(banks, self.algorithm, self.param_groups))
@@ -126,7 +122,7 @@ class Saved(torch.optim.Optimizer):
     def __repr__(self) -> str:
         """Return the hyperparameters of each group, and the preconditioned and skipped layers."""
         text = super().__repr__()
-        if "_entries" not in vars(self):  # printed, for example by a debugger, while it is built
+        if not hasattr(self, "_entries"):  # printed, for example by a debugger, while it is built
             return text
         lines = describe_layers(self.preconditioned_layers(), self.skipped_layers())
         return "\n".join([text.removesuffix(")").rstrip("\n"), *lines, ")"])

@@ -6,7 +6,6 @@ from collections import OrderedDict
 from typing import Any, ClassVar
 
 from torch import Tensor
-from torch.optim import Optimizer
 
 from precond.groups import (
     differing_options,
@@ -16,20 +15,16 @@ from precond.groups import (
     unsupported_options,
 )
 from precond.hyperparameters import HyperparameterError
+from precond.shared import Copyable
 
 NO_COMPLEX = {"complex parameters": "the method is defined for real matrices"}
 
 
-class Standalone(Optimizer):
-    """An optimizer that refuses options which it would ignore, and that can be copied.
-
-    Copies of a `torch.optim.Optimizer` lack the attributes that a subclass adds.
-    """
+class Standalone(Copyable):
+    """An optimizer that refuses options which it would ignore, and that can be copied."""
 
     NAME: ClassVar[str]  # the name in messages
     FIXED: ClassVar[tuple[str, ...]] = ()  # hyperparameters that are the same in all groups
-    # Not copied: the method that a scheduler sets on an instance, and Hessian products.
-    NOT_COPIED: ClassVar[tuple[str, ...]] = ("step", "_products")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters.
@@ -69,10 +64,19 @@ class Standalone(Optimizer):
             state_dict = state_dict if result is None else result
         groups = self._checked_groups(state_dict)
         self._optimizer_load_state_dict_pre_hooks = OrderedDict()  # they have been called
+        old = self.state, self.param_groups
         try:
             super().load_state_dict({**state_dict, "param_groups": groups})
         finally:
             self._optimizer_load_state_dict_pre_hooks = hooks
+        self._keep_containers(*old)
+
+    def _keep_containers(self, state: dict[Tensor, Any], groups: list[dict[str, Any]]) -> None:
+        """Move a loaded state into the containers that wrappers share with the optimizer."""
+        state.clear()
+        state.update(self.state)
+        groups[:] = self.param_groups
+        self.state, self.param_groups = state, groups  # type: ignore[assignment]
 
     def _checked_groups(self, saved: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the groups of a saved state, which must match this optimizer.
@@ -101,12 +105,3 @@ class Standalone(Optimizer):
         defaults = dict(state.get("defaults", {}))
         super().__setstate__(state)
         self.defaults = defaults or self.defaults
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the attributes that are copied."""
-        prefixes = ("_optimizer_", "_zero_grad", "_warned")
-        return {
-            name: value
-            for name, value in vars(self).items()
-            if name not in self.NOT_COPIED and not name.startswith(prefixes)
-        }

@@ -20,7 +20,12 @@ if TYPE_CHECKING:
     from studies.harness.kinds.cost.cost import CostStudy
     from studies.harness.kinds.probe.probe import Covariances, Norms, Probe
     from studies.harness.kinds.search.search import Choice, Range, Search
-    from studies.harness.kinds.study.figures import CurveFigure, LevelFigure, ResidualFigure
+    from studies.harness.kinds.study.figures import (
+        CurveFigure,
+        HeatmapFigure,
+        LevelFigure,
+        ResidualFigure,
+    )
     from studies.harness.kinds.study.study import Study
     from studies.harness.kinds.target.figure import TargetFigure
 
@@ -34,7 +39,7 @@ _MODULES = {
     "kinds.cost.cost": ("CostStudy",),
     "kinds.probe.probe": ("Covariances", "Norms", "Probe"),
     "kinds.search.search": ("Choice", "Range", "Search"),
-    "kinds.study.figures": ("CurveFigure", "LevelFigure", "ResidualFigure"),
+    "kinds.study.figures": ("CurveFigure", "HeatmapFigure", "LevelFigure", "ResidualFigure"),
     "kinds.study.study": ("Study",),
     "kinds.target.figure": ("TargetFigure",),
 }
@@ -51,6 +56,7 @@ __all__ = [
     "CurveFigure",
     "Equivalent",
     "Folder",
+    "HeatmapFigure",
     "LevelFigure",
     "Norms",
     "NotWorse",

@@ -19,5 +19,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]):
 def _unregister_plugins():
     """Unregister the plugins of a file's tests before the tests of another file run."""
     yield
-    for sha in list(plugins._loaded):
-        plugins._forget(sha)
+    plugins.unregister()

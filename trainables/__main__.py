@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         advice = "write the file with `python studies/NAME.py --dry-run --json`"
         print(f"error: {options.trials}: {error}; {advice}", file=sys.stderr)
         return 2
-    errors = _plugin_problems(options.plugin, configs)
+    errors = _plugin_problems(options.plugins, configs)
     if not errors:
         os.environ["PRECOND_DATA"] = str(options.data_dir.absolute())
         names = {config.workload for config in configs}
@@ -52,10 +52,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     torch.set_num_threads(options.threads)
     statuses = []
+    try:
+        for path in options.plugins:
+            plugins.write_copy(path, options.out)
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 4
     for number, config in enumerate(configs, start=1):
         try:
-            if config.plugin:
-                plugins.write_copy(options.plugin, options.out)
             statuses.append(_run(config, options, f"{number}/{len(configs)}"))
         except (StoreError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
@@ -90,16 +94,15 @@ def _train(config: TrialConfig, options: argparse.Namespace, name: str) -> None:
             print(f"{name} {progress}: {headline(config, metrics)}", flush=True)
 
 
-def _plugin_problems(path: Path | None, configs: Sequence[TrialConfig]) -> list[str]:
-    """Load the plugin; return a line if this fails, or for each other plugin that is required."""
-    try:
-        loaded = None if path is None else plugins.load(path)
-    except plugins.PluginError as error:
-        return [str(error)]
-    missing = {config.plugin for config in configs} - {loaded, None}
+def _plugin_problems(paths: Sequence[Path], configs: Sequence[TrialConfig]) -> list[str]:
+    """Load the plugins; return a line for each error, and for each plugin that is missing."""
+    if errors := plugins.load_all(paths):
+        return [f"--plugin {line}" for line in errors]
+    missing = [config for config in configs if not plugins.has_code(config)]
     return [
-        f"some trials require the plugin with SHA-256 {sha}: give the plugin's file with --plugin"
-        for sha in missing
+        f"{workload} with {optimizer}: give the file of the plugin with which the trials were "
+        "planned with --plugin; if it has changed, plan the trials again"
+        for workload, optimizer in {config.workload: config.optimizer for config in missing}.items()
     ]
 
 
@@ -122,8 +125,9 @@ def _parser() -> argparse.ArgumentParser:
         help="the output of `python studies/NAME.py --dry-run --json`")  # fmt: skip
     add("--out", type=Path, required=True, metavar="DIR", help="output folder")
     add("--device", default=device, help="device to train on [default: %(default)s]")
-    add("--plugin", type=Path, metavar="FILE",
-        help="plugin that defines the trials' optimizer or workload")  # fmt: skip
+    add("--plugin", type=Path, metavar="FILE|DIR", action="append", default=[], dest="plugins",
+        help="plugin that defines the trials' optimizer or workload; can be given several "
+        "times")  # fmt: skip
     add("--data-dir", type=Path, default=default_data_dir(), metavar="DIR",
         help="folder that contains the datasets [default: $PRECOND_DATA or data]")  # fmt: skip
     add("--download", action="store_true", help="download missing datasets")

@@ -55,7 +55,9 @@ class TrialConfig:
         workers: Number of processes that share each batch.
         train_fraction: Fraction of the training set to train on. If it is below 1, the remaining
             examples are held out and replace the test set.
-        plugin: SHA-256 of the plugin that registered the workload or the optimizer, or None.
+        plugin: SHA-256 of the code of a plugin that the trial uses (`trainables.plugins.content`);
+            two of these, joined by `+`, if the workload and the optimizer are both from plugins;
+            None without plugins.
         data: SHA-256 of the user's file, or of a text that depends on the version of Python. None
             for all other datasets.
     """

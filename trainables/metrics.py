@@ -6,6 +6,7 @@ module does not import torch, so that a command can format results without it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -22,6 +23,17 @@ class Metric:
     name: str
     higher_is_better: bool = False
     percent: bool = False
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The range of the values: a fraction is in [0, 1], and an error, a cost or a time is >= 0.
+
+        A user-defined metric of which smaller values are better can have negative values; this is
+        not an error.
+        """
+        if self.percent:
+            return 0.0, 1.0
+        return -math.inf if self.higher_is_better else 0.0, math.inf
 
     def show(self, value: float) -> str:
         """Return a value as text: `98.50%`, or four significant digits."""

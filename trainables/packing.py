@@ -160,8 +160,7 @@ def _train(
     The second barrier keeps every process alive until all have read the memory in use.
     """
     torch.set_num_threads(1)
-    if config.plugin:
-        plugins.load(plugins.copy_path(root, config.plugin), config.plugin)
+    plugins.load_copies(root, config)
     trainer = Trainer(config.with_seed(rank), torch.device(device))
     _steps(trainer, lambda steps: steps >= WARM_UP_STEPS)
     barrier.wait()

@@ -91,8 +91,7 @@ def epochs(
     """
     if store.status() is not None:
         return
-    if config.plugin:
-        plugins.load(plugins.copy_path(store.root, config.plugin), config.plugin)
+    plugins.load_copies(store.root, config)
     team = Team.current()
     folder = team.store(store)
     versions = {"torch": torch.__version__, "device": device_name(device)}

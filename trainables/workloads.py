@@ -57,7 +57,7 @@ class Workload:
         source: The dataset.
         model: The model.
         recipe: The hyperparameters and settings of the training.
-        plugin: SHA-256 of the plugin that registered the workload, or None.
+        plugin: Hash of the plugin's code that the workload uses, or None.
     """
 
     name: str
@@ -287,7 +287,7 @@ def resolve(
             "recipe": chosen.recipe.numerics,
         },
         settings=chosen.settings(settings),
-        plugin=chosen.plugin or entry.plugin,
+        plugin=code_hash(chosen.plugin, entry.plugin),
         data=chosen.source.content,
         **fields,
     )
@@ -295,6 +295,11 @@ def resolve(
     if entry.plugin and (chosen.plugin or chosen.source.name == "digits"):
         _check_builder(config, chosen)
     return config
+
+
+def code_hash(*hashes: str | None) -> str | None:
+    """Return the field `plugin` of a trial, from the hashes of its workload and its optimizer."""
+    return "+".join(dict.fromkeys(filter(None, hashes))) or None
 
 
 def _check_builder(config: TrialConfig, chosen: Workload) -> None:
@@ -374,8 +379,12 @@ def _parsed(name: str, value: Any) -> Any:
 def _normal(value: Any, default: Any) -> Any:
     """Return a value in the form that enters the key.
 
-    An integer becomes a float if the default is a float, and a tuple becomes a list of floats.
+    An integer becomes a float if the default is a float. A tuple becomes a list, whose elements
+    have the types of the default's; they are floats if the default is not a tuple.
     """
-    if isinstance(default, float) and isinstance(value, int):
+    if isinstance(value, (tuple, list)):
+        defaults = default if isinstance(default, tuple) else (0.0,) * len(value)
+        return [_normal(part, element) for part, element in zip(value, defaults, strict=True)]
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    return [float(part) for part in value] if isinstance(value, tuple) else value
+    return value

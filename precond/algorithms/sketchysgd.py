@@ -98,7 +98,6 @@ class SketchySGD(hessian.HessianOptimizer):
 
     NAME = "SketchySGD"
     FIXED: ClassVar[tuple[str, ...]] = ("rank", "damping", "interval", "seed")
-    _products: tuple[GaussianSketch, Tensor] | None = None  # Phi and Y
 
     def __init__(
         self, model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any
@@ -132,7 +131,7 @@ class SketchySGD(hessian.HessianOptimizer):
         gradients = self._differentiate(loss, parameters)
         if self._products is None:
             self._products = self._draw(parameters)
-        sketch, products = self._products
+        sketch, products = self._products  # Phi and Y
         for column in range(self.settings.rank):
             vectors = _split(sketch.omega[0, :, column], parameters)
             parts = hessian.product(gradients, parameters, vectors)

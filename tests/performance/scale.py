@@ -57,7 +57,11 @@ def tune(trials: int, nodes: int, out: Path) -> dict[str, Any]:
         cluster.add_node(num_cpus=1)
     raw: dict[str, Any] = dict.fromkeys(_flags(), None) | dict.fromkeys(_switches(), False)
     raw |= {"only": (), "levels": (), "settings": (), "retry": (), "rerun": (), "optimizers": "sgd"}
-    raw |= {"plugin": str(out / "nothing.py"), "workload": "nothing/linear", "seeds": str(trials)}
+    raw |= {
+        "plugin": (str(out / "nothing.py"),),
+        "workload": "nothing/linear",
+        "seeds": str(trials),
+    }
     raw |= {"address": cluster.address, "tracking_uri": "none", "out": str(out / "outputs")}
     start = time.monotonic()
     options, errors = parse(raw)

@@ -13,7 +13,7 @@ from studies.activation_norms import PROBE
 from studies.harness.command import reports
 from studies.harness.command import tracking as tracking_commands
 from studies.harness.design.arms import Arm, grid
-from studies.harness.design.ending import COMPLETE, ENVIRONMENT, SOME_FAILED
+from studies.harness.design.ending import COMPLETE, SOME_FAILED
 from studies.harness.design.options import Options, default_uri, report_folder
 from studies.harness.design.result import Report
 from studies.harness.kinds.probe.execute import measure
@@ -54,14 +54,15 @@ def test_sync_sends_everything_once(root: Path):
     workloads = ("digits/mlp", "cifar10/resnet32")
     study = replace(RANK_STUDY, published={name: {"epochs": 1} for name in workloads})
     stored = Report(files=[], metrics={"mean/sgd": 0.5})
-    assert list(view.send_all([study, SMALL_PROBE], root, last_report=lambda plan: stored)) == [
-        (f"{study.name} on cifar10/resnet32", "8 epochs sent"),
-        (f"{SMALL_PROBE.name} on {SMALL_PROBE.workload}", "sent"),
+    first = list(view.send_all([study, SMALL_PROBE], root, last_report=lambda plan: stored))
+    assert [(update.name, str(update.sent)) for update in first] == [
+        (f"{study.name} on cifar10/resnet32", "13 runs and 16 epochs sent"),
+        (f"{SMALL_PROBE.name} on {SMALL_PROBE.workload}", "1 run sent"),
     ]
     # The next study shares the trials of its SGD arm with the first study, and has no report.
     other = replace(study, name="shares", arms=[RANK_STUDY.arms[0], Arm(optimizer="foof")])
     second = list(view.send_all([study, other, SMALL_PROBE], root, None))
-    assert [sent for _, sent in second] == ["0 epochs sent", "nothing to send"]
+    assert [str(update.sent) for update in second] == ["nothing new", "nothing new"]
     client = MlflowClient(tracking_uri=default_uri(root))
     experiment = client.get_experiment_by_name(study.name)
     runs = client.search_runs([experiment.experiment_id])
@@ -84,7 +85,9 @@ def test_sync_to_a_new_database_sends_the_numbers_of_the_last_report(
     reports.make(plan)
     monkeypatch.setattr(tracking_commands, "artefacts", lambda: {RANK_STUDY.name: study})
     assert tracking_commands._sync.callback(root, None) == COMPLETE
-    assert f"{study.name} on cifar10/resnet32: 8 epochs sent\n" in capsys.readouterr().out
+    assert (
+        f"{study.name} on cifar10/resnet32: 13 runs and 16 epochs sent\n" in capsys.readouterr().out
+    )
     client = MlflowClient(tracking_uri=default_uri(root))
     experiment = client.get_experiment_by_name(study.name)
     runs = client.search_runs([experiment.experiment_id], "tags.workload = 'cifar10/resnet32'")
@@ -101,10 +104,10 @@ def test_sync_reports_a_search_with_other_settings_and_sends_the_rest(
     literals = {SEARCH.name: SEARCH, SMALL_PROBE.name: SMALL_PROBE}
     monkeypatch.setattr(tracking_commands, "artefacts", lambda: literals)
     assert tracking_commands._sync.callback(root, None) == SOME_FAILED
-    first, second = capsys.readouterr().out.splitlines()
+    first, second, *_ = capsys.readouterr().out.splitlines()
     assert first.startswith(f"{SEARCH.name}: not sent, because {root}")
     assert "contains a search with trial.epochs = 3, not 20; to send it, repeat" in first
-    assert second == f"{SMALL_PROBE.name} on {SMALL_PROBE.workload}: sent"
+    assert second == f"{SMALL_PROBE.name} on {SMALL_PROBE.workload}: 1 run sent"
 
 
 def test_sync_of_an_empty_folder_reports_that_there_is_nothing_to_send(
@@ -123,5 +126,6 @@ def test_damaged_folder_is_reported_in_one_line(
 ):
     monkeypatch.setattr(tracking_commands, "artefacts", lambda: {RANK_STUDY.name: RANK_STUDY})
     next((root / "trials").iterdir()).joinpath("config.json").write_text("{")
-    assert tracking_commands._sync.callback(root, None) == ENVIRONMENT
-    assert "no results are lost; try again" in capsys.readouterr().err
+    assert tracking_commands._sync.callback(root, None) == SOME_FAILED
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{RANK_STUDY.name}: not sent, because {root}") and "config.json" in line

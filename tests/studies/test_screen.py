@@ -219,8 +219,12 @@ def test_next_commands_name_the_folder_or_the_server(
     assert screen.compare(Path("a b"), other)[0][0] == "python -m studies ui --out 'a b'"
     assert screen.compare(Path("outputs"), "http://host:1")[0][0] == "http://host:1"
     assert screen.compare(Path("outputs"), None) == []
+    for trial in planned(seeds=3)[len(STUDY.arms) :]:
+        write_trial(tmp_path, trial)
     without_seed_0 = plan(tmp_path, planned(seeds=3)[len(STUDY.arms) :])
     assert STUDY.next_steps(without_seed_0) == []
+    for trial in planned(seeds=1):
+        write_trial(tmp_path, trial)
     assert "--seeds 4" in STUDY.next_steps(plan(tmp_path, planned(seeds=3)))[0][0]
 
 

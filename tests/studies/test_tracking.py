@@ -20,7 +20,7 @@ from studies.harness.statistics.intervals import summarize
 from studies.harness.tracking import background
 from studies.harness.tracking.background import Tracking, up_to_date
 from studies.harness.tracking.client import MlflowClient
-from studies.harness.tracking.view import MARK, View
+from studies.harness.tracking.view import MARK, Sent, View
 from studies.harness.tracking.views import ReportView, TrialsView
 from trainables.store import DIVERGED
 
@@ -66,9 +66,8 @@ def view(study, trials, root, **options):
 
 def sync(study, trials, root, uri, files=(), smoke=False, **numbers):
     """Send a study's trials and a report; return the number of epochs sent."""
-    sent = view(study, trials, root, smoke=smoke).send(uri, Report(files=files, metrics=numbers))
-    assert sent.endswith(" epochs sent")
-    return int(sent.split()[0])
+    report = Report(files=files, metrics=numbers)
+    return view(study, trials, root, smoke=smoke).send(uri, report).epochs
 
 
 def history(uri, run, name):
@@ -88,7 +87,7 @@ def test_runs_have_the_values_of_the_trial_folders(tmp_path, uri, study, runs):
         assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert child.data.tags["status"] == "completed"
         assert child.data.tags["torch"] == "2.15.0"
-        assert child.data.params["lr"] == "0.1" and child.data.params["seed"] == "0"
+        assert child.data.params["seed"] == "0"
         for name in metrics(trial, 0):
             folder = [
                 (line["epoch"], line["metrics"][name], int(1000 * line["time"]))
@@ -153,7 +152,7 @@ def test_second_sync_writes_nothing(tmp_path, uri, study, monkeypatch, mark):
         monkeypatch.setattr(
             MlflowClient, write, lambda *args, write=write: pytest.fail(f"{write} was called")
         )
-    assert view(study, trials, tmp_path).send(uri, report, mark) == "0 epochs sent"
+    assert view(study, trials, tmp_path).send(uri, report, mark) == Sent()
 
 
 def test_kill_during_database_creation_leaves_no_database(tmp_path, study, monkeypatch):
@@ -358,10 +357,16 @@ def test_experiment_has_a_view_of_each_workloads_configurations(tmp_path, uri, s
     trials = planned(seeds=1)
     for _ in range(2):
         sync(study, trials, tmp_path, uri)
-    tags = MlflowClient(tracking_uri=uri).get_experiment_by_name(study.name).tags
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name(study.name)
+    tags = experiment.tags
     assert tags["mlflow.experimentKind"] == "custom_model_development"
     view = json.loads(tags["mlflow.sharedViewState.configurations-digits-cnn"])
-    assert view["searchFilter"] == "tags.kind = 'group' and tags.workload = 'digits/cnn'"
+    [parent] = [
+        run for run in client.search_runs([experiment.experiment_id], "tags.kind = 'study'")
+    ]
+    key = parent.info.run_id
+    assert view["searchFilter"] == f"tags.kind = 'group' and tags.mlflow.parentRunId = '{key}'"
     assert view["orderByKey"] == "metrics.`mean/test/accuracy`"
     parallel = view["compareRunCharts"][0]
     assert parallel["selectedParams"] == ["optimizer", "rank"]
@@ -376,20 +381,21 @@ def test_run_of_a_stopped_trial_is_closed(tmp_path, uri, study, runs):
     write_trial(tmp_path, second, 1, None)
     key, plan_trials = second.config.trial_key, [first, second]
     trials_view = view(study, plan_trials, tmp_path)
-    assert trials_view.send(uri) == "3 epochs sent" and runs()[1][key].info.status == "RUNNING"
-    for sent in ("0 epochs sent", "0 epochs sent"):
-        assert replace(trials_view, stopped=lambda: [key]).send(uri) == sent
+    assert trials_view.send(uri).epochs == 3 and runs()[1][key].info.status == "RUNNING"
+    for changed in (2, 0):  # the stopped trial and the parent run; nothing
+        sent = replace(trials_view, stopped=lambda: [key]).send(uri)
+        assert (sent.runs, sent.epochs) == (changed, 0)
         stopped = runs()[1][key]
         assert (stopped.info.status, stopped.data.tags["status"]) == ("KILLED", "stopped")
     assert runs()[0].info.status == "FINISHED"
     plan_trials.clear()
     both = replace(trials_view, stopped=lambda: [key, first.config.trial_key])
-    assert both.send(uri) == "0 epochs sent"
+    assert both.send(uri).epochs == 0
     assert runs()[1][first.config.trial_key].info.status == "FINISHED"
 
 
 def test_plan_without_trials_creates_no_experiment(tmp_path, uri, study):
-    assert view(study, [], tmp_path).send(uri, Report(files=[])) == "nothing to send"
+    assert view(study, [], tmp_path).send(uri, Report(files=[])) == Sent()
     assert MlflowClient(tracking_uri=uri).get_experiment_by_name(study.name) is None
 
 
@@ -414,13 +420,13 @@ def test_report_run_is_sent_again_when_its_files_change(tmp_path, uri, study):
         key="ab" * 32,
         params={"lr": 0.1},
     )
-    assert probe.send(uri) == "nothing to send"
+    assert probe.send(uri) == Sent()
     client = MlflowClient(tracking_uri=uri)
     assert client.get_experiment_by_name(study.name) is None
     for content in ("one", "two"):
         page.write_text(content)
         report = Report(files=[page], metrics=numbers)
-        assert [probe.send(uri, report), probe.send(uri, report)] == ["sent", "nothing to send"]
+        assert [probe.send(uri, report), probe.send(uri, report)] == [Sent(runs=1), Sent()]
         [only] = client.search_runs([client.get_experiment_by_name(study.name).experiment_id])
         artifacts = tmp_path / "mlartifacts" / only.info.run_id / "artifacts"
         assert (artifacts / "report.md").read_text() == content

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -41,14 +40,14 @@ def train_trial(config: TrialConfig, root: Path) -> list[dict[str, float]]:
 
 
 def test_a_custom_optimizer_is_added_to_a_study(example_plugins, tmp_path):
-    """Only the trials of the plugin's optimizer have the file's hash in their configuration."""
+    """Only the trials of the plugin's optimizer have the hash of its code in their configuration."""
     arguments = ["--optimizers", "signsgd,sgd", "--seeds", "1"]
     done = dry_run("--plugin", example_plugins["signsgd"], *arguments, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     trials = [json.loads(line)["config"] for line in done.stdout.splitlines()]
     configs = {config["optimizer"]: config for config in trials}
-    sha = hashlib.sha256(example_plugins["signsgd"].read_bytes()).hexdigest()
-    assert configs["signsgd"]["plugin"] == sha
+    code = plugins.load(example_plugins["signsgd"]).functions["signsgd"].digest
+    assert configs["signsgd"]["plugin"] == code
     assert configs["sgd"]["plugin"] is None
     assert configs["signsgd"]["hyperparameters"] == {"lr": 0.001}
     assert not any(tmp_path.iterdir())
@@ -104,13 +103,17 @@ def test_an_edited_plugin_gives_new_trials(tmp_path):
     assert len(set(keys)) == 2
 
 
-def test_a_modified_copy_is_refused(example_plugins, tmp_path):
-    """A copy is not imported if its SHA-256 differs from that in the trial's configuration."""
-    sha = plugins.load(example_plugins["signsgd"])
+def test_a_modified_copy_is_refused_before_it_runs(example_plugins, tmp_path):
+    """A copy is not imported if its code differs from that in the trial's configuration."""
+    plugins.load(example_plugins["signsgd"])
+    config = resolve("digits/cnn", "signsgd")
     plugins.write_copy(example_plugins["signsgd"], tmp_path)
-    plugins.copy_path(tmp_path, sha).write_text("print('evil')\n")
+    (copy,) = (tmp_path / "plugins").glob("*.py")
+    copy.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n" + copy.read_text())
+    plugins.unregister()
     with pytest.raises(plugins.PluginError, match="differs from the trial's plugin"):
-        plugins.load(plugins.copy_path(tmp_path, sha), sha)
+        plugins.load_copies(tmp_path, config)
+    assert not (tmp_path / "ran").exists()
 
 
 INVALID = {

@@ -235,8 +235,7 @@ def no_plugins() -> Iterator[None]:
     """Remove the plugins and their metrics after each test."""
     known = dict(metrics.METRICS)
     yield
-    for sha in list(plugins._loaded):
-        plugins._forget(sha)
+    plugins.unregister()
     metrics.METRICS.clear()
     metrics.METRICS.update(known)
 

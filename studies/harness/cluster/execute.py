@@ -88,9 +88,9 @@ def session(
 
 
 def _space(options: Options, generation: int) -> dict[str, Any]:
-    """Return the settings that all workers share; copy a plugin's file to the output folder."""
-    if options.plugin is not None:
-        plugins.write_copy(options.plugin, options.root)
+    """Return the settings that all workers share; copy the plugins to the output folder."""
+    for path in options.plugins:
+        plugins.write_copy(path, options.root)
     return {
         "generation": generation,
         "provenance": provenance(),

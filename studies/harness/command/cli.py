@@ -39,8 +39,19 @@ def main(artefact: Artefact, plugin: str | None = None) -> None:
 
     Args:
         artefact: The artefact.
-        plugin: The default of `--plugin`. A file with a plugin and a study passes `__file__`.
+        plugin: A plugin in addition to those of `--plugin`. A file with a plugin and a study passes
+            `__file__`.
+
+    Raises:
+        PluginError: The call is not under `if __name__ == "__main__":`, and another program imports
+            the file.
     """
+    # An import would load torch, which `--help` does not need.
+    plugins = sys.modules.get("trainables.plugins")
+    if plugins is not None and plugins.is_loading():
+        raise plugins.PluginError(
+            'main is called when the file is imported: call it under `if __name__ == "__main__":`'
+        )
     if _is_interactive():
         print("main(STUDY) needs a command line: call studies.run(STUDY) instead")
         return
@@ -60,17 +71,17 @@ def _is_interactive() -> bool:
 
 def command(artefact: Artefact, plugin: str | None = None) -> click.Command:
     """Return the click command of an artefact, with the common options and those of its kind."""
+    own = () if plugin is None else (plugin,)
 
     def execute(**raw: Any) -> int:
         from studies.harness.command.options import parse
         from studies.harness.command.run import run_command
 
+        raw["plugin"] = (*own, *raw["plugin"])
         return run_command([artefact], *parse(raw, artefact.FLAGS))
 
     help_text = f"{artefact.title} ({artefact.citation}).\n\n{_claims(artefact)}"
-    defaults = {} if plugin is None else {"plugin": plugin}
-    settings = {**SETTINGS, "default_map": defaults}
-    return click.Command(artefact.name, settings, execute, flags(artefact), help_text, EXIT_CODES)
+    return click.Command(artefact.name, SETTINGS, execute, flags(artefact), help_text, EXIT_CODES)
 
 
 def _claims(artefact: Artefact) -> str:

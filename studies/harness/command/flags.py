@@ -27,10 +27,11 @@ FLAGS = [
                  help="Train only these levels of a factor (the varied hyperparameter), such as "
                  "rank=5,10."),
     click.Option(["--levels"], metavar="FACTOR=LEVEL,...", multiple=True,
-                 help="Train these levels instead of the study's levels, such as rank=5,25."),
+                 help="Train these levels instead of the study's levels, such as rank=5,25. A tuple "
+                 "is spelled with slashes: betas=0.9/0.95,0.9/0.99."),
     click.Option(["--set", "settings"], metavar="NAME=VALUE", multiple=True,
                  help="Set a hyperparameter or a training setting, such as damping=0.1, in every "
-                 "configuration that has it."),
+                 "configuration that has it. A tuple is spelled betas=0.9,0.95 or betas=0.9/0.95."),
     click.Option(["--max-concurrent"], metavar="N",
                  help="Largest number of concurrent trials.  [default: as many as the CPUs and GPUs "
                  "allow]"),
@@ -51,8 +52,9 @@ FLAGS = [
                  help="Download missing datasets; damaged files are not replaced."),
     click.Option(["--verify-data"], is_flag=True,
                  help="Read all data before training and compare checksums."),
-    click.Option(["--plugin"], metavar="FILE",
-                 help="Python file that registers optimizers or workloads."),
+    click.Option(["--plugin"], metavar="FILE|DIR", multiple=True,
+                 help="Python file, or a folder of them, that registers optimizers or workloads; can "
+                 "be given several times."),
     click.Option(["--workers-per-trial"], metavar="N",
                  help="Processes that train one trial together, each on a part of every batch.  "
                  "[default: 1]"),

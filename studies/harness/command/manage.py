@@ -8,8 +8,8 @@ from typing import Any
 import click
 from rich.table import Column, Table
 
-from precond.hyperparameters import HyperparameterError, nearest
-from studies.harness.command import tracking, trials
+from precond.hyperparameters import HyperparameterError
+from studies.harness.command import files, listing, tracking, trials
 from studies.harness.command.catalogue import OUT, artefacts, markdown
 from studies.harness.command.cli import EXIT_CODES, SETTINGS
 from studies.harness.command.flags import FLAGS
@@ -24,7 +24,7 @@ GROUP = click.Group(
     help="List, run and inspect the studies. To run a single study, use its file: python "
     "studies/NAME.py --help",
 )
-for _command in (TUNE_RECIPE, *trials.COMMANDS, *tracking.COMMANDS):
+for _command in (TUNE_RECIPE, *listing.COMMANDS, *trials.COMMANDS, *tracking.COMMANDS):
     GROUP.add_command(_command)
 
 
@@ -62,20 +62,20 @@ def _state(artefact: Artefact, root: Path) -> str:
 
 @GROUP.command(
     "run",
-    help="Run several studies. A trial that several of them need is trained once.",
+    help="Run several studies: names, and paths of your own study files. A trial that several of them "
+    "need is trained once. Optimizers and workloads that a file registers need no --plugin.",
     epilog=EXIT_CODES,
-    params=[click.Argument(["names"], nargs=-1, required=True, metavar="STUDY..."), *FLAGS],
+    params=[click.Argument(["names"], nargs=-1, required=True, metavar="STUDY|FILE..."), *FLAGS],
 )
 def _run(names: tuple[str, ...], **raw: Any) -> int:
     from studies.harness.command.options import parse
     from studies.harness.command.run import run_command
 
-    known = artefacts()
-    options, errors = parse(raw)
-    errors = [
-        f'study "{name}": unknown.{nearest(name, known)}' for name in names if name not in known
-    ] + errors
-    return run_command([known[name] for name in names if name in known], options, errors)
+    chosen = files.select(names)
+    options, errors = parse({**raw, "plugin": (*raw["plugin"], *chosen.plugins)})
+    if chosen.errors:  # unknown names in other options may be those of the unusable files
+        return refuse([*chosen.errors, *([] if options.unresolved else errors)])
+    return run_command(chosen.artefacts, options, errors)
 
 
 @GROUP.command(

@@ -83,14 +83,11 @@ def parse(
         extra: Options that only one kind of artefact has. `Options.extra` contains their strings.
     """
     parser = _Parser(raw)
-    take, plugin = parser.take, parser.take("plugin", "a file", Path)
-    if plugin is not None:  # load it first, because other options may name what it registers
-        from trainables import plugins
-
-        try:
-            plugins.load(plugin)
-        except plugins.PluginError as error:
-            parser.errors.append(f"--{error}")
+    take = parser.take
+    # Load the plugins first, because other options may name what they register.
+    plugins = tuple(dict.fromkeys(map(Path, raw.get("plugin", ()))))
+    unresolved = _load(plugins) or _unknown_workloads(raw.get("workload"))
+    parser.errors += unresolved
     address = take("address", _ADDRESS, _address, variable="RAY_ADDRESS")
     workers, max_workers = "an integer >= 1", None
     if not address:  # the number of CPUs of a cluster is known only after it is inspected
@@ -102,18 +99,17 @@ def parse(
         workload=take("workload", "a workload", str),
         epochs=take("epochs", "an integer >= 1", _at_least_one),
         optimizers=take("optimizers", "names", lambda text: text.split(",")),
-        only=_literals(parser.pairs("only", "rank=5,10")),
-        levels=_literals(parser.pairs("levels", "rank=5,10")),
-        settings={
-            name: literal(value) for name, value in parser.pairs("settings", "damping=0.1").items()
-        },
+        only=_levels(parser.pairs("only", "rank=5,10")),
+        levels=_levels(parser.pairs("levels", "rank=5,10")),
+        settings=_settings(parser.pairs("settings", "damping=0.1")),
         max_concurrent=take("max_concurrent", "an integer >= 1", _at_least_one),
         gpus_per_trial=take("gpus_per_trial", _GPUS, _gpus, 0.0),
         address=address,
         tracking_uri=take("tracking_uri", _URI, _tracking_uri, variable="MLFLOW_TRACKING_URI"),
         out=take("out", "a folder", Path),
         data_dir=_data_dir(raw.get("data_dir")),
-        plugin=plugin,
+        plugins=plugins,
+        unresolved=bool(unresolved),
         workers_per_trial=take(
             "workers_per_trial", workers, partial(_at_least_one, limit=max_workers), 1
         ),
@@ -127,13 +123,27 @@ def parse(
     return options, parser.errors + _contradictions(options)
 
 
-def _contradictions(options: Options) -> list[str]:
-    """Return a line for each well-formed value that is unknown or impossible on this machine."""
-    errors = []
-    if options.workloads:
-        from trainables.workloads import unknown_workload
+def _load(plugins: Sequence[Path]) -> list[str]:
+    """Import the plugins, and return a line for each error."""
+    if not plugins:
+        return []
+    from trainables.plugins import load_all
 
-        errors += [f"--{line}" for name in options.workloads if (line := unknown_workload(name))]
+    return [f"--plugin {line}" for line in load_all(plugins)]
+
+
+def _unknown_workloads(names: str | None) -> list[str]:
+    """Return a line for each unknown workload."""
+    if names is None:
+        return []
+    from trainables.workloads import unknown_workload
+
+    return [f"--{line}" for name in names.split(",") if (line := unknown_workload(name))]
+
+
+def _contradictions(options: Options) -> list[str]:
+    """Return a line for each well-formed value that contradicts another or this machine."""
+    errors = []
     if len(set(options.workloads)) < len(options.workloads):
         errors.append(f"--workload = {options.workload}: must name each workload once")
     if options.gpus_per_trial != 0 and not options.address:
@@ -162,9 +172,41 @@ def literal(text: str) -> Any:
     return text
 
 
-def _literals(texts: Mapping[str, str]) -> dict[str, list[Any]]:
-    """Return comma-separated values by name."""
-    return {name: list(map(literal, text.split(","))) for name, text in texts.items()}
+def _levels(texts: Mapping[str, str]) -> dict[str, list[Any]]:
+    """Return comma-separated values by name; a tuple is spelled `0.9/0.95`."""
+    tuples = _tuples(texts)
+    return {
+        name: [_value(part, "/" if name in tuples else None) for part in text.split(",")]
+        for name, text in texts.items()
+    }
+
+
+def _settings(texts: Mapping[str, str]) -> dict[str, Any]:
+    """Return a value by name; a tuple is spelled `0.9/0.95` or `0.9,0.95`."""
+    tuples = _tuples(texts)
+    return {name: _value(text, "[/,]" if name in tuples else None) for name, text in texts.items()}
+
+
+def _value(text: str, separators: str | None) -> Any:
+    """Return a value, or a tuple if the text is that of a tuple with these separators."""
+    if separators is None:
+        return literal(text)
+    return tuple(map(literal, re.split(separators, text)))
+
+
+def _tuples(texts: Mapping[str, str]) -> set[str]:
+    """Return the names of those hyperparameters whose values are tuples.
+
+    If optimizers differ, the name is included if its text contains a slash.
+    """
+    if not texts:
+        return set()
+    from precond.registry import available, defaults
+
+    kinds = [(name, value) for known in available() for name, value in defaults(known).items()]
+    scalars = {name for name, value in kinds if not isinstance(value, tuple)}
+    tuples = {name for name, value in kinds if isinstance(value, tuple)}
+    return {name for name in tuples & set(texts) if name not in scalars or "/" in texts[name]}
 
 
 _SEEDS = f"a number of seeds in 1..{MAX_SEEDS}, or distinct seeds in 0..{MAX_SEED} such as 3,7"

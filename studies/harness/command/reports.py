@@ -1,8 +1,11 @@
 """Write, print and track a command's reports; reuse a report whose inputs have not changed.
 
-The file `.report.json` beside each report contains a digest of the report's inputs, and the `Report`
-itself. If the digest is the same as before, the command prints the stored report; it neither
-analyses the trials nor draws the figures again.
+The file `.report.json` beside each report contains a digest of the report's inputs, the `Report`
+itself and a description of its plan (`kinds.records`). If the digest is the same as before, the
+command prints the stored report; it neither analyses the trials nor draws the figures again.
+
+A report never replaces one that shows more. Each selection has a folder of its own, a study's report
+shows all seeds in the output folder, and this module keeps a report whose results the new one lacks.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +22,16 @@ from rich.console import Console
 from studies.harness.command import screen
 from studies.harness.design.options import Options
 from studies.harness.design.result import Listing, Report
+from studies.harness.evidence.metrics import count
+from studies.harness.evidence.status import COMPLETED, LOST
+from studies.harness.kinds import records
 from studies.harness.kinds.artefact import Plan
 from studies.harness.tracking.background import Tracking, up_to_date
 from trainables.config import digest
 from trainables.files import write_atomically
 from trainables.fingerprint import fingerprint
 
-RECORD = ".report.json"
+EARLIER = "earlier-"  # in the name of the folder of a report that was set aside
 
 
 class Reports:
@@ -78,13 +84,66 @@ class Reports:
 
 
 def make(plan: Plan) -> tuple[Report, str]:
-    """Return a plan's report, rewritten if it is out of date, and the digest of its inputs."""
+    """Return a plan's report, rewritten if it is out of date, and the digest of its inputs.
+
+    A report without results does not replace a report with results; the stored report is returned,
+    with a finding about it, and the digest is empty.
+    """
+    plan = plan.artefact.reported(plan)
     inputs = _inputs(plan)
     stored_inputs, report = last(plan.folder)
-    if report is None or not inputs or inputs != stored_inputs:
-        report = plan.artefact.report(plan)
-        _store(plan.folder, inputs, report)
-    return report, inputs
+    if report is not None and inputs and inputs == stored_inputs:
+        return report, inputs
+    results = plan.artefact.results(plan)
+    earlier = records.read(plan.folder)
+    if not results and (kept := _kept(plan, earlier)):
+        return kept, ""
+    findings = _set_aside(plan, results, earlier)
+    report = plan.artefact.report(plan)
+    _store(plan, inputs, report, results)
+    return dataclasses.replace(report, findings=[*findings, *report.findings]), inputs
+
+
+def _kept(plan: Plan, earlier: Mapping[str, Any]) -> Report | None:
+    """Return the stored report of a folder if it has results; None if it may be replaced."""
+    number = number_of_results(earlier)
+    report = _report(plan.folder, earlier) if number else None
+    if report is None or not any(path.suffix == ".html" for path in report.files):
+        return None
+    line = (
+        f"None of the {plan.planned} planned results exists, so the report was not replaced. It "
+        f"shows {count(number, 'result')} of an earlier version of the study, a plugin or the code."
+    )
+    return dataclasses.replace(report, findings=[line, *report.findings], failed=False)
+
+
+def _set_aside(plan: Plan, results: Sequence[str], earlier: Mapping[str, Any]) -> list[str]:
+    """Rename the stored report if it shows more than the new one; return a finding about it.
+
+    Results that a user has deleted do not count.
+    """
+    stored = earlier.get("results", [])
+    lost = [path for path in stored if path not in results and (plan.root / path).exists()]
+    if not lost or len(results) >= len(stored):
+        return []
+    target = plan.folder.with_name(f"{plan.folder.name}+{EARLIER}{digest(stored)[:8]}")
+    if not target.exists():
+        plan.folder.rename(target)
+    return [
+        f"The earlier report has {count(len(lost), 'result')} that this report does not show, for "
+        f"example because the study was edited. It is kept in {target.relative_to(plan.root)}."
+    ]
+
+
+def number_of_results(record: Mapping[str, Any]) -> int:
+    """Return the number of results of a stored report; 0 if it is unknown.
+
+    The records of earlier versions contain it only in the metrics of a study.
+    """
+    if "results" in record:
+        return len(record["results"])
+    metrics = record.get("report", {}).get("metrics", {})
+    return int(sum(metrics.get(f"trials/{name}", 0) for name in (COMPLETED, *LOST)))
 
 
 def _inputs(plan: Plan) -> str:
@@ -113,22 +172,31 @@ def last(folder: Path) -> tuple[str, Report | None]:
     Return ("", None) if the record is absent or damaged, or if a file of the report has changed
     since the record was stored.
     """
+    record = records.read(folder)
+    report = _report(folder, record)
     try:
-        record = json.loads((folder / RECORD).read_bytes())
-        if any([*_stamp(folder / name)] != stamp for name, stamp in record["files"].items()):
-            return "", None
-        fields: dict[str, Any] = record["report"]
+        changed = [n for n, stamp in record["files"].items() if [*_stamp(folder / n)] != stamp]
+    except (OSError, KeyError, TypeError, AttributeError):
+        return "", None
+    return ("", None) if changed or report is None else (str(record.get("inputs", "")), report)
+
+
+def _report(folder: Path, record: Mapping[str, Any]) -> Report | None:
+    """Return the report in a record, or None if the record is damaged."""
+    try:
+        fields = dict(record["report"])
         if (listing := fields.pop("listing")) is not None:
             listing = Listing(**{**listing, "bold": {tuple(cell) for cell in listing["bold"]}})
         files = [folder / name for name in record["files"]]
-        return record["inputs"], Report(**fields, files=files, listing=listing)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return "", None
+        return Report(**fields, files=files, listing=listing)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
-def _store(folder: Path, inputs: str, report: Report) -> None:
-    fields = dataclasses.asdict(report)
+def _store(plan: Plan, inputs: str, report: Report, results: Sequence[str]) -> None:
+    fields, folder = dataclasses.asdict(report), plan.folder
     files = {os.path.relpath(path, folder): _stamp(path) for path in fields.pop("files")}
     record = {"inputs": inputs, "files": files, "report": fields}
+    record |= records.description(plan, results)
     content = json.dumps(record, default=sorted)  # sorted: JSON has no sets
-    write_atomically(folder / RECORD, content.encode())
+    write_atomically(folder / records.RECORD, content.encode())

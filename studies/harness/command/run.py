@@ -167,6 +167,8 @@ def plan_all(
     plans: list[Plan] = []
     work: list[Work] = []
     errors: list[str] = []
+    if options.unresolved:
+        return plans, work, errors
     for artefact in artefacts:
         errors += [
             f"--{name.replace('_', '-')}: not available for {artefact.name}, {reason}"

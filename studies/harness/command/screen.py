@@ -78,7 +78,7 @@ def show(report: Report, console: Console) -> None:
     if len(report.findings) > MAX_FINDINGS:
         lines.append(f"  The report has {len(report.findings) - MAX_FINDINGS} more findings.")
     for page in [path for path in report.files if path.suffix == ".html"]:
-        lines += ["", f"  report  {_shortest(page)}", f"  files   {_shortest(page.parent)}{os.sep}"]
+        lines += ["", f"  report  {shortest(page)}", f"  files   {shortest(page.parent)}{os.sep}"]
     for line in lines:
         plain(line, console)
 
@@ -152,7 +152,7 @@ def compare(root: Path, uri: str | None) -> list[tuple[str, str]]:
     if uri != default_uri(root):
         command = f"mlflow ui --host 127.0.0.1 --backend-store-uri {shlex.quote(uri)}"
         return [(uri if uri.startswith("http") else command, "show the runs in MLflow")]
-    out = "" if root == default_root() else f" --out {shlex.quote(_shortest(root))}"
+    out = "" if root == default_root() else f" --out {shlex.quote(shortest(root))}"
     return [(f"python -m studies ui{out}", "compare the runs in MLflow")]
 
 
@@ -161,6 +161,6 @@ def plain(line: str, console: Console) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _shortest(path: Path) -> str:
+def shortest(path: Path) -> str:
     """Return the relative or the absolute form of a path, whichever is shorter."""
     return min(os.path.relpath(path), str(path.resolve()), key=len)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,41 +13,68 @@ from studies.harness.command.catalogue import OUT, URI, artefacts
 from studies.harness.command.screen import environment, refuse
 from studies.harness.design.ending import COMPLETE, SOME_FAILED
 
+if TYPE_CHECKING:
+    from studies.harness.tracking.view import Update
+
 
 @click.command(
     "sync",
-    help="Send missing results of all studies to MLflow. A search whose settings in OUT differ from "
-    "those of its study file is not sent, and the exit code is 1.",
+    help="Send missing results of all studies to MLflow, and print what was sent. A study that "
+    "cannot be sent has a line with the reason, and the exit code is 1.",
     params=[OUT, URI],
 )
 def _sync(root: Path, tracking_uri: str | None) -> int:
     from studies.harness.command import reports
-    from studies.harness.kinds.search.proposals import DifferentSearch
     from studies.harness.tracking import view
 
-    code, results = COMPLETE, 0
+    updates: list[Update] = []
     try:
-        for artefact in artefacts().values():
-            views = view.send_all(
-                [artefact], root, tracking_uri, lambda plan: reports.last(plan.folder)[1]
-            )
-            try:
-                for name, sent in views:
-                    print(f"{name}: {sent}")
-                    results += 1
-            except DifferentSearch as error:
-                facts = str(error).partition(": ")[0]
-                advice = "to send it, repeat the command that ran it, with --report-only"
-                print(f"{artefact.name}: not sent, because {facts}; {advice}")
-                code = SOME_FAILED
-        if not results and code == COMPLETE:
-            print(f"no results to send in {root}; run a study first, or name a folder with --out")
+        for update in view.send_all(
+            artefacts().values(), root, tracking_uri, lambda plan: reports.last(plan.folder)[1]
+        ):
+            updates.append(update)
+            if update.sent.restored:
+                print(update.sent.restored)
+            print(f"{update.name}: {_outcome(update)}")
     except Exception as error:
         first_line = str(error).partition("\n")[0]
-        return environment(
-            f"sync failed ({type(error).__name__}: {first_line}); no results are lost; try again"
-        )
-    return code
+        problem = f"{tracking_uri or root} cannot be used ({type(error).__name__}: {first_line})"
+        return environment(f"sync failed, because {problem}; no results are lost")
+    if line := _unsent(updates, root):
+        print(line)
+    return SOME_FAILED if any(update.error for update in updates) else COMPLETE
+
+
+def _outcome(update: Update) -> str:
+    """Return what was sent, or why it was not, in one line."""
+    from studies.harness.kinds.search.proposals import DifferentSearch
+
+    if update.error is None:
+        return str(update.sent)
+    reason = " ".join(str(update.error).split()) or type(update.error).__name__
+    if isinstance(update.error, DifferentSearch):  # its advice is about running another search
+        facts = reason.partition(": ")[0]
+        reason = f"{facts}; to send it, repeat the command that ran it, with --report-only"
+    return f"not sent, because {reason}"
+
+
+def _unsent(updates: Sequence[Update], root: Path) -> str:
+    """Return a line about the trials that no study needs, or that no trial exists; may be empty."""
+    from trainables.store import trial_folders
+
+    keys = [folder.name for folder in trial_folders(root)]
+    if not keys and not updates:
+        return f"no results to send in {root}; run a study first, or name a folder with --out"
+    if any(update.error for update in updates):
+        return ""  # the trials may belong to a study that was not sent
+    known = {key[:16] for update in updates for key in update.trials}
+    count = len({*keys} - known)
+    if not count:
+        return ""
+    return (
+        f"{count} of {len(keys)} trials in {root} belong to no study or selection above; to send "
+        "them, repeat the command that trained them, with --report-only"
+    )
 
 
 @click.command(
@@ -63,15 +93,50 @@ def _sync(root: Path, tracking_uri: str | None) -> int:
     ],
 )
 def _ui(root: Path, port: int, links_only: bool) -> int:
-    from studies.harness.tracking import ui
-
     if not (root / "mlflow.db").exists():
         return refuse(
             [f"{root}: has no MLflow database; run a study first, or name its folder with --out"]
         )
-    for page, address in ui.links(root, f"http://127.0.0.1:{port}"):
+    if links_only:
+        _print_links(root, port)
+        return COMPLETE
+    try:
+        reserved = _reserve(port)
+    except OSError as error:
+        with _reserve(0) as other:
+            free = other.getsockname()[1]
+        advice = f"use a free port, such as --port {free}, or stop the program that uses this one"
+        return environment(f"--port = {port}: {error.strerror}; {advice}")
+    with reserved:
+        _print_links(root, port)
+    from studies.harness.tracking import ui
+
+    return ui.serve(root, port)
+
+
+def _reserve(port: int) -> socket.socket:
+    """Return a socket that keeps a port of the loopback address until the server needs it.
+
+    Raises:
+        OSError: Another program uses the port, or this user may not use it.
+    """
+    reserved = socket.socket()
+    # As the server does: a port that was in use a moment ago is free.
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        reserved.bind(("127.0.0.1", port))
+        reserved.listen(1)
+    except OSError:
+        reserved.close()
+        raise
+    return reserved
+
+
+def _print_links(root: Path, port: int) -> None:
+    from studies.harness.tracking import ui
+
+    for page, address in ui.links(root, f"http://{ui.HOST}:{port}"):
         print(f"{page}\n  {address}")
-    return COMPLETE if links_only else ui.serve(root, port)
 
 
 COMMANDS = (_sync, _ui)

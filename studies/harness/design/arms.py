@@ -18,7 +18,7 @@ class Arm:
     Attributes:
         optimizer: Name of a registered optimizer.
         overrides: Hyperparameters, and settings of the recipe such as `batch_size`, by name.
-            All other values come from the workload's recipe.
+            All other values come from the workload's recipe. Lists become tuples.
         factors: The names in `overrides` that the study varies, in the order of the grid.
         as_released: True for the as-released variant, which follows the released code. Only this
             variant is compared with published numbers. False for the corrected variant.
@@ -29,12 +29,20 @@ class Arm:
     factors: tuple[str, ...] = ()
     as_released: bool = False
 
+    def __post_init__(self) -> None:
+        overrides = {name: as_level(value) for name, value in self.overrides.items()}
+        object.__setattr__(self, "overrides", overrides)
+
     @property
     def label(self) -> str:
         """The arm's name in tables and run names: `nysact-s rank=10`."""
         kind = ["as-released"] if self.as_released else []
         return " ".join(
-            [self.optimizer, *kind, *(f"{name}={self.overrides[name]}" for name in self.factors)]
+            [
+                self.optimizer,
+                *kind,
+                *(f"{name}={spelled(self.overrides[name])}" for name in self.factors),
+            ]
         )
 
     def resolve(self, workload: str, recipe: Mapping[str, Any] | None = None) -> TrialConfig:
@@ -71,6 +79,19 @@ def grid(optimizer: str, *, as_released: bool = False, **levels: Sequence[Any]) 
         Arm(optimizer=optimizer, overrides=c, factors=tuple(levels), as_released=as_released)
         for c in combinations
     ]
+
+
+def as_level(value: Any) -> Any:
+    """Return a hyperparameter as the level of an arm: a list, as JSON has it, becomes a tuple."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def spelled(value: Any) -> Any:
+    """Return a tuple as it is spelled on the command line and in tables, such as `0.9/0.95`.
+
+    Any other value is returned unchanged.
+    """
+    return "/".join(map(str, value)) if isinstance(value, (tuple, list)) else value
 
 
 def levels_of(arms: Sequence[Arm]) -> dict[str, list[Any]]:

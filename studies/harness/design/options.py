@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from studies.harness.design.uris import sqlite_uri
+
 DEFAULT_WORKLOAD = "digits/autoencoder"  # small, and it distinguishes the optimizers
+SELECTING = (*("optimizers", "only", "levels", "settings", "epochs", "workers_per_trial", "extra"),)
+"""The options that change the configurations of an artefact (`kinds.selection`)."""
 SMOKE_SEEDS, SMOKE_LEVELS, SMOKE_EPOCHS, SMOKE_WORKLOAD = [0, 1], 2, 2, "digits/cnn"
 
 
@@ -25,7 +29,7 @@ def report_folder(root: Path, name: str, workload: str, selection: str = "") -> 
 
 def default_uri(root: Path) -> str:
     """Return the URI of the MLflow database in an output folder."""
-    return f"sqlite:///{root.resolve() / 'mlflow.db'}"
+    return sqlite_uri(root.resolve() / "mlflow.db")
 
 
 def _data_dir() -> Path:
@@ -39,6 +43,8 @@ class Options:
     """The parsed command line; `--help` describes each option.
 
     Attributes:
+        unresolved: True if a plugin cannot be used or a workload is unknown. Errors in a plan could
+            follow from that, so nothing is planned.
         extra: The values of the options that only one kind of artefact has, as text, by name.
         given: Names of the options that have a value, from the command line or from a default of
             click, such as that of `--blocks`.
@@ -62,7 +68,8 @@ class Options:
     data_dir: Path = field(default_factory=_data_dir)
     download: bool = False
     verify_data: bool = False
-    plugin: Path | None = None
+    plugins: tuple[Path, ...] = ()
+    unresolved: bool = False
     workers_per_trial: int = 1
     retry: tuple[str, ...] = ()
     rerun: tuple[str, ...] = ()
@@ -77,6 +84,20 @@ class Options:
     def workloads(self) -> list[str]:
         """The workloads named on the command line; empty to use the artefact's default."""
         return [] if self.workload is None else self.workload.split(",")
+
+    @property
+    def selecting(self) -> dict[str, Any]:
+        """The options that change the artefact's configurations, without those not given."""
+        plain, values = Options(), {name: getattr(self, name) for name in SELECTING}
+        extra = {name: value for name, value in self.extra.items() if value not in (None, False)}
+        values["extra"] = extra
+        return {name: value for name, value in values.items() if value != getattr(plain, name)}
+
+    @property
+    def unselected(self) -> Options:
+        """The options without those that change the artefact's configurations."""
+        plain = Options()
+        return replace(self, **{name: getattr(plain, name) for name in SELECTING})
 
     @property
     def root(self) -> Path:

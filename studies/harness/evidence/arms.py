@@ -17,11 +17,11 @@ import pandas as pd
 
 from studies.harness.design.arms import Trial
 from studies.harness.evidence.ledger import factors
-from studies.harness.evidence.metrics import higher_is_better
+from studies.harness.evidence.metrics import bounds, higher_is_better
 from studies.harness.evidence.metrics import step as step_of
 from studies.harness.evidence.status import COMPLETED, LOST, OOM, STATUSES, UNFINISHED
 from studies.harness.published.verdicts import Measured, flat
-from studies.harness.statistics.intervals import Summary, half_width, summarize
+from studies.harness.statistics.intervals import Summary, holding, mean_interval, summarize
 from studies.harness.statistics.paired import moments
 
 SECONDS = "time/train_s"
@@ -54,7 +54,7 @@ def group(frame: pd.DataFrame, metric: str, step: float = 0.0) -> pd.DataFrame:
     the mean takes it into account (`statistics.intervals.summarize`).
 
     Columns: `arm optimizer as_released`; the factors; `n mean sd ci_lo ci_hi` of the metric over
-    completed trials; `widened`, True if the interval is not the t-interval; `planned` and
+    completed trials; `widened`, True if the interval is extended to the exact one; `planned` and
     the number of trials with each other status (`diverged oom failed "in flight" "not run"`); the
     mean of `time/train_s`; and `best`, the mean over trials of the best epoch's value. `best` is
     not a result, because it is selected on the test set.
@@ -63,11 +63,11 @@ def group(frame: pd.DataFrame, metric: str, step: float = 0.0) -> pd.DataFrame:
     for _, trials in frame.groupby("arm", sort=False):
         counts = {status: list(trials["status"]).count(status) for status in UNFINISHED}
         values = completed(trials, metric)
-        summary = summarize(values, step)
+        summary = summarize(values, step, bounds(metric))
         rows.append(
             trials.iloc[0][["arm", "optimizer", "as_released", *factors(frame)]].to_dict()
             | asdict(summary)
-            | {"widened": _ends(summary) != _ends(summarize(values))}
+            | {"widened": _ends(summary) != _ends(summarize(values, bounds=bounds(metric)))}
             | {"planned": len(trials), **counts}
             | {name: summarize(completed(trials, column)).mean for name, column in averaged.items()}
         )
@@ -123,9 +123,10 @@ def mean_curves(by_epoch: pd.DataFrame, metric: str) -> dict[str, pd.DataFrame]:
     curves = {}
     for arm, rows in by_epoch.groupby("arm", sort=False):
         table: Any = rows.pivot(index="epoch", columns="seed", values=metric)
-        n, mean, sd = moments(finite(table.astype(float)).to_numpy())
-        half = half_width(n, sd)
-        values = {"n": n, "mean": mean, "sd": sd, "ci_lo": mean - half, "ci_hi": mean + half}
+        sample = finite(table.astype(float)).to_numpy()
+        n, mean, sd = moments(sample)
+        low, high = mean_interval(n, mean, sd, holding(sample, bounds(metric)))
+        values = {"n": n, "mean": mean, "sd": sd, "ci_lo": low, "ci_hi": high}
         curves[str(arm)] = pd.DataFrame(values, index=table.index)
     return curves
 

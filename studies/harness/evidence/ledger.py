@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from studies.harness.design.arms import Trial
+from studies.harness.design.arms import Trial, spelled
 from studies.harness.design.options import default_root
 from studies.harness.evidence import status
 from studies.harness.evidence.metrics import higher_is_better
@@ -64,7 +64,7 @@ def frame(
         # Read the status before the epochs, so that a completed trial has all of its epochs.
         progress = status.progress(folder)
         lines, attempts = read_lines(folder / "epochs.jsonl"), read_lines(folder / "attempts.jsonl")
-        levels = {name: arm.overrides[name] for name in arm.factors}
+        levels = {name: spelled(arm.overrides[name]) for name in arm.factors}
         keys = {"seed": config.seed, "trial_key": config.trial_key, "group_key": config.group_key}
         identity = {
             "arm": arm.label,

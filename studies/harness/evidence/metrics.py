@@ -25,6 +25,11 @@ def higher_is_better(metric: str) -> bool:
     return trainables.metrics.metric(metric).higher_is_better
 
 
+def bounds(metric: str) -> tuple[float, float]:
+    """Return the range of a metric, which the interval of its mean respects."""
+    return trainables.metrics.metric(metric).bounds
+
+
 def words(metric: str) -> str:
     """Return a metric's name for use in sentences, such as `test accuracy`."""
     return metric.replace("/", " ").replace("_", " ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from trainables.store import (
     DIVERGED,
     FAILED,
     OOM,
+    StoreError,
     read_config,
     read_status,
     trial_folder,
+    trial_folders,
 )
 
 IN_FLIGHT, NOT_RUN = "in flight", "not run"
@@ -56,6 +59,32 @@ def progress(folder: Path) -> dict[str, Any]:
     if document is None:
         return {"status": IN_FLIGHT, "reason": None}
     return {"status": document["status"], "reason": reason(document)}
+
+
+def begun(root: Path, trial: Trial) -> bool:
+    """Return True if a worker has started the trial."""
+    folder = trial_folder(root, trial.config.trial_key)
+    return (folder / "attempts.jsonl").exists() or (folder / "status.json").exists()
+
+
+def ended(trials: Sequence[Trial], root: Path) -> list[str]:
+    """Return the statuses of the trials that have ended, as paths relative to the output folder."""
+    folders = {trial_folder(root, trial.config.trial_key) for trial in trials}
+    files = [folder / "status.json" for folder in folders]
+    return sorted(str(file.relative_to(root)) for file in files if file.exists())
+
+
+def trained_seeds(root: Path) -> dict[str, set[int]]:
+    """Return the seeds of all trials in an output folder, by workload.
+
+    Folders that this version cannot read are omitted.
+    """
+    seeds: dict[str, set[int]] = {}
+    for folder in trial_folders(root):
+        with suppress(StoreError, KeyError):
+            config = read_config(folder)["config"]
+            seeds.setdefault(config["workload"], set()).add(config["seed"])
+    return seeds
 
 
 def reason(status: Mapping[str, Any]) -> str | None:

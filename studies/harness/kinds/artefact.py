@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import click
 
 from precond.hyperparameters import HyperparameterError, nearest
+from studies.harness.design.arms import spelled
 from studies.harness.design.facts import Facts
 from studies.harness.design.options import (
     DEFAULT_WORKLOAD,
@@ -22,6 +23,7 @@ from studies.harness.design.options import (
     Options,
     report_folder,
 )
+from studies.harness.kinds.records import stored_plans
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,9 +65,20 @@ class Plan:
         return report_folder(self.root, self.artefact.name, self.workload, self.selection)
 
     @property
+    def selecting(self) -> dict[str, Any]:
+        """The options of the selection (`Options.selecting`)."""
+        return self.options.selecting if self.selection else {}
+
+    @property
+    def planned(self) -> int:
+        """The number of planned results; 0 if it is unknown."""
+        return len(self.trials)
+
+    @property
     def headline(self) -> str:
-        """The title, the citation and the workload in one line."""
-        return f"[bold]{self.artefact.title}[/] · {self.artefact.citation} · {self.workload}"
+        """The title, the citation, the workload and the selection in one line."""
+        parts = self.artefact.citation, self.workload, self.selection
+        return " · ".join([f"[bold]{self.artefact.title}[/]", *filter(None, parts)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,9 +130,8 @@ class Artefact(Facts):
     A study file defines an artefact as a literal. The command `tune-recipe` creates the tuning.
 
     A kind is a folder beside this file. It contains a subclass of this class, and the modules
-    `plan`, `execute` and `report` with the functions that the methods below call. These modules
-    need torch and pandas, so they are imported on first use. The room `command` needs no change for
-    a new kind.
+    `plan`, `execute` and `report` with the functions that the methods below call. They need torch
+    and pandas, and are imported on first use. The room `command` needs no change for a new kind.
 
     Attributes:
         KIND: The name of the kind in messages and lists, one word.
@@ -169,8 +181,16 @@ class Artefact(Facts):
         """
         cls.module("execute").execute(plans, driver)
 
+    def reported(self, plan: Any) -> Any:
+        """Return the plan that the report shows, such as that of all seeds in the output folder."""
+        return plan
+
+    def results(self, plan: Any) -> Sequence[str]:
+        """Return the existing results, as paths of files relative to the output folder."""
+        return ()
+
     def report(self, plan: Any) -> Report:
-        """Write the report from the output folder, and return its content as plain values."""
+        """Write the report of a `reported` plan, and return its content as plain values."""
         return self.module("report").report(plan)
 
     def evidence(self, plan: Any) -> Evidence | None:
@@ -198,6 +218,10 @@ class Artefact(Facts):
     def stored(self, root: Path) -> Sequence[Plan]:
         """Return the plans with results in an output folder. `sync` sends their runs to MLflow."""
         return self.module("plan").stored(self, root)
+
+    def skipped(self, root: Path) -> Sequence[str]:
+        """Return a line for each stored report whose plan `stored` cannot return."""
+        return stored_plans(self, root)[1]
 
     def state(self, root: Path) -> str:
         """Return the amounts of finished and planned work in an output folder, such as `20/50`."""
@@ -254,20 +278,29 @@ def setting_errors(
     Args:
         artefact: The artefact.
         options: The options of the command.
-        optimizers: The optimizers of the artefact. A setting that none of them has is an error.
+        optimizers: The optimizers of the artefact. A setting that none of the selected ones has is
+            an error.
         varied: The settings that the artefact varies. `--set` cannot fix them.
         advice: The text for a varied setting, with `{name}` and `{value}`.
     """
     from trainables.workloads import settable
 
-    known = sorted({name for optimizer in optimizers for name in settable(optimizer)})
+    optimizers = list(optimizers)
+    selected = options.optimizers or optimizers
+    if not set(selected) <= set(optimizers):
+        return []  # an unknown optimizer has its own error, and may have any setting
+    known = sorted({name for optimizer in selected for name in settable(optimizer)})
+    none = f"no optimizer of {artefact.name}"
+    if options.optimizers:
+        none = f"none of the selected optimizers ({', '.join(selected)})"
     errors = []
     for name, value in options.settings.items():
+        value = spelled(value)
         if name in varied:
             text = advice.format(name=name, value=value)
             errors.append(f"--set {name}={value}: {artefact.name} {text}")
         elif name not in known:
-            text = f"no optimizer of {artefact.name} has this setting"
+            text = f"{none} has this setting"
             errors.append(f"--set {name}: {text}.{nearest(name, known)}")
     return errors
 

@@ -20,6 +20,7 @@ from studies.harness.statistics.intervals import Summary, summarize
 from studies.harness.statistics.paired import ALPHA
 from trainables.config import TrialConfig
 from trainables.cost.intervals import Median
+from trainables.metrics import metric
 from trainables.workloads import resolve
 
 VERDICTS = ("reproduced", "compatible", "differs", "not run", "protocol differs")
@@ -210,7 +211,10 @@ def _summary(cell: Cell, group: Measured) -> Summary:
     """Return the measured result in the cell's unit."""
     scale, median = UNITS[cell.unit], group.median
     if median is None:
-        return summarize(scale * np.array(list(group.values.values())))
+        values = np.array(list(group.values.values()))
+        interval = summarize(values, group.step, metric(group.metric).bounds)
+        ends = {"ci_lo": scale * interval.ci_lo, "ci_hi": scale * interval.ci_hi}
+        return replace(summarize(scale * values), **ends)
     return Summary(
         len(group.values), scale * median.median, math.nan, scale * median.low, scale * median.high
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from studies.harness.evidence.analysis import Evidence
 from studies.harness.evidence.contrasts import beaten
-from studies.harness.evidence.metrics import Unit, count, few, higher_is_better, unit, words
+from studies.harness.evidence.metrics import Unit, bounds, count, few, higher_is_better, unit, words
 from studies.harness.evidence.status import IN_FLIGHT
 from studies.harness.statistics.planning import seeds_needed
 
@@ -61,10 +63,23 @@ def _means(evidence: Evidence) -> str:
         in_flight = " A trial in flight is being trained, or was interrupted."
     direction = "" if higher_is_better(evidence.metric) else " Smaller values are better."
     return (
-        "The mean, the sample standard deviation (sd) and the 95% Student t-interval of the mean "
-        f"are those of the last-epoch {words(evidence.metric)}{percent} over the n completed trials "
-        f"of an arm ({n}). Trials that did not complete are counted, but no mean includes them."
-        f"{in_flight}{direction}"
+        "The mean, the sample standard deviation (sd) and the 95% interval of the mean are those of "
+        f"the last-epoch {words(evidence.metric)}{percent} over the n completed trials of an arm "
+        f"({n}). {_scale(evidence.metric)} Trials that did not complete are counted, but no mean "
+        f"includes them.{in_flight}{direction}"
+    )
+
+
+def _scale(metric: str) -> str:
+    """Return a sentence about the scale on which the intervals of the means are computed."""
+    low, high = bounds(metric)
+    if math.isinf(low):
+        return "The interval is Student's t-interval."
+    scale, ends = ("logit", "0% to 100%") if high == 1 else ("logarithm", "0")
+    where = f"within {ends}" if high == 1 else f"above {ends}"
+    return (
+        f"The interval is Student's t-interval of the {scale} of the mean, so it lies {where}; it is "
+        "not symmetric around the mean."
     )
 
 
@@ -120,14 +135,13 @@ def grid(evidence: Evidence) -> str:
 
 
 def widened(evidence: Evidence) -> str:
-    """Return a sentence about the arms with an interval that is not a t-interval; may be empty."""
+    """Return a sentence about the arms whose interval is extended; empty without such arms."""
     arms = list(evidence.arms.loc[evidence.arms["widened"], "arm"])
     if not arms:
         return ""
     return (
-        f"The interval of {few(arms)} is not the t-interval, which is not reliable near 0% and 100%. "
-        "It is extended to the exact binomial interval of the examples of all trials, and ends at "
-        "0% or 100%."
+        f"The interval of {few(arms)} is extended to the exact binomial interval of the examples of "
+        "all trials, because the t-interval is not reliable near 0% and 100%."
     )
 
 

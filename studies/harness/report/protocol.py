@@ -9,7 +9,7 @@ import pandas as pd
 from studies.harness.design.arms import Arm, Trial
 from studies.harness.design.facts import Facts
 from studies.harness.evidence.ledger import PROVENANCE
-from studies.harness.evidence.metrics import count
+from studies.harness.evidence.metrics import count, join_words
 from studies.harness.published import papers
 from studies.harness.report.document import Details, Text
 from trainables.config import TrialConfig
@@ -35,6 +35,10 @@ def section(artefact: Facts, trials: Sequence[Trial]) -> Details:
         texts.append(Text(text, label="Departures from the recipe", items=departures))
     workload = trials[0].config.workload
     recipe = find_recipe(workload)
+    names = dict.fromkeys(trial.arm.optimizer for trial in trials)
+    if untuned := [f"`{name}`" for name in names if name not in recipe.optimizers]:
+        text = f"The recipe of {workload} has no values for {join_words(untuned)}."
+        texts.append(Text(f"{text} All other hyperparameters are the defaults.", label="Defaults"))
     if recipe.assumed:
         text = (
             f"Values of the recipe that the {recipe.paper} paper does not state, or that its "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from studies.harness.design.arms import Trial, value
+from studies.harness.design.arms import Trial, spelled, value
 from studies.harness.evidence.metrics import count, show, words
 from studies.harness.report.document import Block, Heading, Table, Text
 from trainables.recipes import Recipe, Tuned
@@ -129,7 +129,7 @@ def sources(trials: Sequence[Trial], recipe: Recipe, tuning: Tuned | None) -> st
     defined = plain.hyperparameters
     groups: dict[str, list[str]] = {}
     for name in config.hyperparameters:
-        used = list(dict.fromkeys(str(value(trial.config, name)) for trial in trials))
+        used = list(dict.fromkeys(str(spelled(value(trial.config, name))) for trial in trials))
         source = _source(name, trials, recipe, tuning, defined)
         text = f"{name}={', '.join(used)}" if source == SET else name
         groups.setdefault(source, []).append(text)

@@ -7,13 +7,14 @@ import threading
 import time
 from collections.abc import Collection, Sequence
 from contextlib import closing
-from pathlib import Path
 
 from rich.console import Console
 
-from studies.harness.design.options import Options
+from studies.harness.design.options import Options, default_uri
 from studies.harness.design.result import Report
-from studies.harness.tracking.view import MARK, View
+from studies.harness.design.uris import sqlite_path
+from studies.harness.tracking.locations import stale
+from studies.harness.tracking.view import MARK, Sent, View
 
 INTERVAL_S = 5.0  # shortest time between two updates
 PATIENCE_S = 30.0  # how long the end of a command waits for the update that is in progress
@@ -57,7 +58,7 @@ class Tracking:
         try:
             for view, report, mark in zip(self._views, reports, inputs, strict=True):
                 with self._lock:
-                    view.send(self._uri, report, mark)
+                    self._report(view.send(self._uri, report, mark))
         except Exception as error:
             self._warn("all results are in the output folder", error)
 
@@ -71,7 +72,7 @@ class Tracking:
                 for view in self._views:
                     if not self._stopped.is_set():
                         with self._lock:  # otherwise two threads could create the same run
-                            view.send(self._uri)
+                            self._report(view.send(self._uri))
             except Exception as error:
                 if self.error is None:
                     self._warn("training continues", error)
@@ -79,9 +80,15 @@ class Tracking:
             # Use at most a tenth of a CPU core, because the trials need the cores.
             self._stopped.wait(max(INTERVAL_S, 9 * (time.thread_time() - start)))
 
+    def _report(self, sent: Sent) -> None:
+        if sent.restored:
+            self._print(sent.restored)
+
     def _warn(self, consequence: str, error: Exception) -> None:
         reason = str(error).strip().partition("\n")[0]
-        line = f"MLflow tracking failed; {consequence}: {type(error).__name__}: {reason}"
+        self._print(f"MLflow tracking failed; {consequence}: {type(error).__name__}: {reason}")
+
+    def _print(self, line: str) -> None:
         self._console.print(line, style="yellow", markup=False, soft_wrap=True)
 
 
@@ -89,15 +96,18 @@ def up_to_date(uri: str, inputs: Collection[str]) -> bool:
     """Return True if a local database has a run with each of these digests. Does not import mlflow.
 
     Also return False if this is unknown: a digest is empty, or the URI does not name a readable
-    database.
+    database. Return False, too, if the database has moved with its output folder, so that the next
+    update corrects the paths of the artifacts.
     """
+    path = sqlite_path(uri)
     if not inputs:
         return True
-    if not uri.startswith("sqlite:///") or "" in inputs:
+    if path is None or "" in inputs:
         return False
-    path = Path(uri.removeprefix("sqlite:///")).absolute()
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", timeout=1, uri=True)) as database:
+            if uri == default_uri(path.parent) and stale(database, path.parent):
+                return False
             return all(database.execute(QUERY, (MARK, mark)).fetchone() for mark in inputs)
     except sqlite3.Error:
         return False

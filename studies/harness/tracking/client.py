@@ -20,8 +20,10 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag
 
+from studies.harness.design.uris import sqlite_path, sqlite_uri
+from studies.harness.tracking import locations
 from studies.harness.tracking.view import MARK
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -34,28 +36,54 @@ PARENT = "mlflow.parentRunId"
 class Experiment:
     """An experiment in MLflow; the constructor creates it if it does not exist.
 
+    An experiment that a user has deleted is restored, because MLflow keeps its name reserved. In
+    the output folder's own database, the paths of artifacts are corrected if the folder has moved.
+
     Args:
         uri: Tracking server or database.
         name: Name of the experiment.
         root: The output folder, which stores the artifacts of a local database.
+
+    Attributes:
+        changed: The IDs of the runs that were created or changed.
+        restored: A line for the user if the experiment was deleted, otherwise empty.
     """
 
     def __init__(self, uri: str, name: str, root: Path):
         root.mkdir(parents=True, exist_ok=True)
         create_database(uri)
+        locations.repair(root, uri)
         self.client = MlflowClient(tracking_uri=uri)
+        self.changed: set[str] = set()
+        self.restored = ""
         if experiment := self.client.get_experiment_by_name(name):
             self.id = experiment.experiment_id
+            if experiment.lifecycle_stage == LifecycleStage.DELETED:
+                self.client.restore_experiment(self.id)
+                self.restored = f"MLflow experiment {name} was deleted; it has been restored"
             return
         # A server chooses the folder for artifacts; for a local database, mlflow would use the
         # current directory.
-        folder = (root.resolve() / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
-        self.id = self.client.create_experiment(name, artifact_location=folder)
+        folder = None if sqlite_path(uri) is None else locations.location(root)
+        tags = {locations.CREATED_BY: name}
+        self.id = self.client.create_experiment(name, artifact_location=folder, tags=tags)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set the tags that are new or changed."""
         for name, value in tags.items() - self.client.get_experiment(self.id).tags.items():
             self.client.set_experiment_tag(self.id, name, value)
+
+    def runs(self, tag: str, value: str) -> list[Run]:
+        """Return the runs with a value of a tag."""
+        quote = '"' if "'" in value else "'"
+        return all_runs(self.client, self.id, f"tags.{tag} = {quote}{value}{quote}")
+
+    def create_run(self, tags: Mapping[str, str], name: str, start_s: float | None = None) -> Run:
+        """Create a run that starts at a Unix time, or now."""
+        start_ms = None if start_s is None else int(1000 * start_s)
+        run = self.client.create_run(self.id, start_ms, dict(tags), name)
+        self.changed.add(run.info.run_id)
+        return run
 
     def log(
         self,
@@ -74,6 +102,8 @@ class Experiment:
         changed = {name: v for name, v in tags.items() if run.data.tags.get(name, "") != v}
         new_params = [Param(name, str(value)) for name, value in new.items()]
         new_tags = [RunTag(name, value) for name, value in changed.items()]
+        if metrics or new or changed:
+            self.changed.add(run.info.run_id)
         while len(metrics) > BATCH:
             self.client.log_batch(run.info.run_id, metrics[:BATCH])
             metrics = metrics[BATCH:]
@@ -88,6 +118,7 @@ class Experiment:
 
     def log_files(self, run: Run, paths: Sequence[Path]) -> None:
         """Send the files of a report, and then a tag with the digest of their contents."""
+        self.changed.add(run.info.run_id)
         for path in paths:
             self.client.log_artifact(run.info.run_id, str(path))
         self.client.set_tag(run.info.run_id, "artifacts", fingerprint(paths))
@@ -96,6 +127,7 @@ class Experiment:
         """Set a run's status if it has changed."""
         if run.info.status == status:
             return
+        self.changed.add(run.info.run_id)
         if status == "RUNNING":  # a retried trial, or a study with additional trials
             self.client.update_run(run.info.run_id, status)
         else:
@@ -114,14 +146,19 @@ class Experiment:
 
 def create_database(uri: str) -> None:
     """Create a local database atomically, because mlflow cannot use an incomplete database."""
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or path.exists():
+    path = sqlite_path(uri)
+    if path is None or path.exists():
         return
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    MlflowClient(tracking_uri=f"sqlite:///{temporary}").search_experiments(max_results=1)
+    check(sqlite_uri(temporary))
     with suppress(FileExistsError):  # another process was faster
         os.link(temporary, path)
     temporary.unlink()
+
+
+def check(uri: str) -> None:
+    """Raise an exception if a tracking server or database does not answer."""
+    MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
 
 
 def all_runs(client: MlflowClient, experiment_id: str, query: str) -> list[Run]:

@@ -8,137 +8,67 @@ instead of hundreds.
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from studies.harness.design.arms import Trial
+from studies.harness.design.arms import Trial, spelled
 from studies.harness.design.result import Report
 from studies.harness.evidence import ledger
 from studies.harness.evidence.status import IN_FLIGHT, NOT_RUN, STATUSES, reason
-from studies.harness.statistics.intervals import summarize
 from studies.harness.tracking import page
-from studies.harness.tracking.client import PARENT, Experiment, Run, all_runs, fingerprint, points
-from studies.harness.tracking.view import CLAIM_TAGS, View, claim_tags
-from trainables.config import digest
+from studies.harness.tracking.client import PARENT, Experiment, Run, fingerprint, points
+from studies.harness.tracking.groups import AVERAGED, SeedGroup, seed_groups
+from studies.harness.tracking.view import CLAIM_TAGS, Sent, View, claim_tags
+from trainables.config import TrialConfig, digest
 from trainables.files import read_lines
 from trainables.store import COMPLETED, read_status, trial_folder
 
 PROVENANCE = ("git_sha", "git_dirty", "torch", "ray", "host")
-AVERAGED = ("train/", "test/", "val/")  # averaged over seeds; other metrics describe a machine
-
-
-@dataclass(frozen=True)
-class SeedGroup:
-    """The trials of one configuration.
-
-    Attributes:
-        first: The first trial, which has the arm and the parameters that all share.
-        rows: Their rows of `ledger.frame(..., per="trial")`.
-    """
-
-    first: Trial
-    rows: pd.DataFrame
-
-    @property
-    def done(self) -> bool:
-        """True if all trials have ended."""
-        return not {IN_FLIGHT, NOT_RUN} & set(self.rows["status"])
-
-    @property
-    def statuses(self) -> str:
-        """The number of trials by status: `2 completed, 1 diverged`."""
-        counts = self.rows["status"].value_counts().sort_index()
-        return ", ".join(f"{count} {status}" for status, count in counts.items())
-
-    def completed(self) -> pd.DataFrame:
-        """Return the rows of completed trials, which the means include."""
-        return self.rows.loc[self.rows["status"] == COMPLETED]
-
-    def summary(self) -> dict[str, float]:
-        """Return `n`, and `mean/M`, `sd/M`, `ci_lo/M` and `ci_hi/M` of each last-epoch metric M."""
-        metrics, rows = {}, self.completed()
-        for name in (name for name in rows.columns if name.startswith(AVERAGED)):
-            if len(values := rows[name].dropna().astype(float)):
-                summary = vars(summarize(values))
-                parts = ("mean", "sd", "ci_lo", "ci_hi")
-                metrics |= {f"{part}/{name}": summary[part] for part in parts}
-        return {**metrics, "n": float(len(rows))}
-
-    def curve(self, root: Path) -> pd.DataFrame:
-        """Return the means over the completed trials for each epoch.
-
-        Returns:
-            Columns `epoch metric n mean sd ci_lo ci_hi`.
-        """
-        epochs: dict[tuple[int, str], list[float]] = {}
-        for key in self.completed()["trial_key"]:
-            for line in read_lines(trial_folder(root, key) / "epochs.jsonl"):
-                for name, value in line["metrics"].items():
-                    if name.startswith(AVERAGED):
-                        epochs.setdefault((line["epoch"], name), []).append(value)
-        rows = [
-            {"epoch": e, "metric": name, **vars(summarize(v))}
-            for (e, name), v in sorted(epochs.items())
-        ]
-        return pd.DataFrame(rows, columns=["epoch", "metric", "n", "mean", "sd", "ci_lo", "ci_hi"])
-
-
-def seed_groups(trials: Sequence[Trial], frame: pd.DataFrame) -> dict[str, SeedGroup]:
-    """Return the groups that have a completed trial, by group key, in the order of the plan.
-
-    Trials on a part of the training set are omitted. A search uses them to score configurations,
-    and they are not results.
-    """
-    first: dict[str, Trial] = {}
-    for trial in trials:
-        if trial.config.train_fraction == 1:
-            first.setdefault(trial.config.group_key, trial)
-    rows = {str(key): rows for key, rows in frame.groupby("group_key", sort=False)}
-    groups = {key: SeedGroup(trial, rows[key]) for key, trial in first.items()}
-    return {key: group for key, group in groups.items() if len(group.completed())}
+FIELDS = ("batch_size", "epochs", "schedule", "precision", "compile", "channels_last", "workers",
+          "train_fraction")  # fmt: skip
+CONFIG = "config.json"  # the artifact with the complete configuration of a run
 
 
 class Sender:
-    """An update of a view: the experiment, and its runs by the key of a trial or a group.
+    """An update of a view: the experiment, and its runs by key and selection.
 
-    The key of the parent run is empty.
+    The key of a trial's run is the trial's, and its selection is empty: all selections share it. The
+    key of a group's run is the group's, and that of the parent run is empty.
     """
 
     def __init__(self, view: View, metric: str, trials: Sequence[Trial], uri: str):
         self.view, self.trials, self.root = view, trials, view.options.root
         dataset, _, model = view.workload.rpartition("/")
         self.common = {**view.tags, "dataset": dataset, "model": model}
+        self.metric, self.varied = metric, varied(trials)
         self.experiment = Experiment(uri, view.experiment, self.root)
-        self.experiment.set_tags(page.tags(view.workload, metric, self.trials))
-        runs = all_runs(
-            self.experiment.client, self.experiment.id, f"tags.workload = '{view.workload}'"
-        )
-        self.runs = {
-            run.data.tags.get("trial_key") or run.data.tags.get("group_key", ""): run
-            for run in runs
-        }
+        self.runs: dict[tuple[str, str], Run] = {}
+        for run in self.experiment.runs("workload", view.workload):
+            tags = run.data.tags
+            key = tags.get("trial_key") or tags.get("group_key", "")
+            self.runs[key, "" if "trial_key" in tags else tags.get("selection", "")] = run
         self._centres: dict[str, bool] = {}
 
-    def send(self, stopped: Collection[str], report: Report | None, mark: str) -> int:
-        """Send trials, groups, summary and report; return the number of epochs sent."""
+    def send(self, stopped: Collection[str], report: Report | None, mark: str) -> Sent:
+        """Send trials, groups, summary and report."""
         frame = ledger.frame(self.trials, self.root)
         statuses = list(frame["status"])
-        facts, workload = self.view.facts, self.view.workload
         tags = {
             **self.common,
+            **self.view.selection_tags,
             "kind": "study",
-            "mlflow.note.content": page.description(facts, workload, self.trials),
+            "mlflow.note.content": page.description(
+                self.view.facts, self.view.workload, self.trials
+            ),
             **claim_tags(report),
         }
-        parent = self._run("", f"{facts.name} {workload}", tags)
+        parent = self._run("", self.view.run_name, tags, selection=self.view.selection)
+        self.experiment.set_tags(page.tags(self.view, parent.info.run_id, self.metric, self.trials))
         with self.experiment.marked(parent, mark):
-            sent = sum(self._send_trial(trial, parent.info.run_id) for trial in self.trials)
+            epochs = sum(self._send_trial(trial, parent.info.run_id) for trial in self.trials)
             self._close(stopped)
             for key, seeds in seed_groups(self.trials, frame).items():
                 self._send_group(key, seeds, parent.info.run_id)
@@ -156,16 +86,20 @@ class Sender:
             files = report.files if report else ()
             if files and parent.data.tags.get("artifacts") != fingerprint(files):
                 self.experiment.log_files(parent, files)
-        return sent
+        runs, restored = len(self.experiment.changed), self.experiment.restored
+        return Sent(runs=runs, epochs=epochs, restored=restored)
 
     def _run(
-        self, key: str, name: str, tags: Mapping[str, str], start_s: float | None = None
+        self,
+        key: str,
+        name: str,
+        tags: Mapping[str, str],
+        start_s: float | None = None,
+        selection: str = "",
     ) -> Run:
-        if key not in self.runs:
-            start_ms = None if start_s is None else int(1000 * start_s)
-            create_run = self.experiment.client.create_run
-            self.runs[key] = create_run(self.experiment.id, start_ms, dict(tags), name)
-        return self.runs[key]
+        if (key, selection) not in self.runs:
+            self.runs[key, selection] = self.experiment.create_run(tags, name, start_s)
+        return self.runs[key, selection]
 
     def _send_trial(self, trial: Trial, parent_id: str) -> int:
         folder = trial_folder(self.root, trial.config.trial_key)
@@ -174,16 +108,20 @@ class Sender:
         attempts, lines = read_lines(folder / "attempts.jsonl"), read_lines(folder / "epochs.jsonl")
         if not attempts:  # no worker has started the trial
             return 0
-        tags = self._trial_tags(trial, status, attempts[-1]) | {PARENT: parent_id}
+        tags = self._trial_tags(trial, status, attempts[-1])
         label = f"{trial.arm.label} s{trial.config.seed}"
-        run = self._run(trial.config.trial_key, label, tags, attempts[0]["time"])
+        start_s = attempts[0]["time"]
+        run = self._run(trial.config.trial_key, label, {**tags, PARENT: parent_id}, start_s)
+        if run.data.tags.get(PARENT) not in self._parents():  # a user has deleted the parent
+            tags[PARENT] = parent_id
         new = lines[int(run.data.tags.get("epochs_sent", 0)) :]
         metrics = [
             point for line in new for point in points(line["metrics"], line["time"], line["epoch"])
         ]
         if new:
             tags["epochs_sent"] = str(len(lines))
-        self.experiment.log(run, metrics, _params(trial), tags)
+        tags |= self._send_config(run, (folder / CONFIG).read_text())
+        self.experiment.log(run, metrics, self._params(trial), tags)
         if status is None:
             self.experiment.set_status(run, "RUNNING", 0)
         else:
@@ -191,10 +129,20 @@ class Sender:
             self.experiment.set_status(run, run_status, status["time"])
         return len(new)
 
+    def _parents(self) -> set[str]:
+        """Return the IDs of the parent runs of all selections."""
+        return {run.info.run_id for (key, _), run in self.runs.items() if key == ""}
+
+    def _send_config(self, run: Run, content: str) -> dict[str, str]:
+        """Send a complete configuration unless it was sent; return the tag that records this."""
+        if "config" not in run.data.tags:
+            self.experiment.client.log_text(run.info.run_id, content, CONFIG)
+        return {"config": CONFIG}
+
     def _close(self, stopped: Collection[str]) -> None:
         """Close the runs of trials that were stopped early; their folders have no status."""
         for key in sorted(stopped):
-            run = self.runs.get(key)
+            run = self.runs.get((key, ""))
             if run and run.info.status == "RUNNING":
                 self.experiment.log(run, [], tags={"status": "stopped"})
                 self.experiment.set_status(run, "KILLED", time.time())
@@ -202,11 +150,14 @@ class Sender:
     def _send_group(self, key: str, seeds: SeedGroup, parent_id: str) -> None:
         """Send the means over seeds, and the curve if all trials of the group have ended."""
         tags = self._arm_tags(seeds.first) | {
+            **self.view.selection_tags,
             "kind": "group",
             "group_key": key,
             "status": seeds.statuses,
+            PARENT: parent_id,
         }
-        run = self._run(key, seeds.first.arm.label, tags | {PARENT: parent_id}, time.time())
+        selection, metrics = self.view.selection, []
+        run = self._run(key, seeds.first.arm.label, tags, time.time(), selection)
         averaged = [name for name in seeds.rows.columns if name.startswith(AVERAGED)]
         table = seeds.rows.loc[:, ["seed", "status", "trial_key", *averaged]].to_csv(index=False)
         sent = f"{digest(table)}{' curve' if seeds.done else ''}"
@@ -222,9 +173,21 @@ class Sender:
                     for name, mean, epoch in means
                     for point in points({name: mean}, step=int(epoch))
                 ]
-            params = {name: value for name, value in _params(seeds.first).items() if name != "seed"}
-            self.experiment.log(run, metrics, params, tags | {"seeds_sent": sent})
+        config = {k: v for k, v in seeds.first.config.to_dict().items() if k != "seed"}
+        tags |= self._send_config(run, json.dumps({"group_key": key, "config": config}, indent=1))
+        params = {name: v for name, v in self._params(seeds.first).items() if name != "seed"}
+        self.experiment.log(run, metrics, params, tags | {"seeds_sent": sent})
         self.experiment.set_status(run, "FINISHED" if seeds.done else "RUNNING", time.time())
+
+    def _params(self, trial: Trial) -> dict[str, Any]:
+        """Return the optimizer, the values that vary among the planned trials, and the seed."""
+        values = _values(trial.config)
+        names = [name for name in self.varied if name in values]
+        return {
+            "optimizer": trial.config.optimizer,
+            **{name: values[name] for name in names},
+            "seed": trial.config.seed,
+        }
 
     def _arm_tags(self, trial: Trial) -> dict[str, str]:
         arm, key = trial.arm, trial.config.group_key
@@ -233,7 +196,7 @@ class Sender:
         return {
             **self.common,
             "factor": ",".join(arm.factors),
-            "level": ",".join(str(arm.overrides[name]) for name in arm.factors),
+            "level": ",".join(str(spelled(arm.overrides[name])) for name in arm.factors),
             "arm": "as-released" if arm.as_released else "corrected",
             "is_centre": str(self._centres[key]),
         }
@@ -253,11 +216,17 @@ class Sender:
         }
 
 
-def _params(trial: Trial) -> dict[str, Any]:
-    config = trial.config
-    names = ("workload", "optimizer", "batch_size", "epochs", "schedule", "seed")
-    return (
-        {name: getattr(config, name) for name in names}
-        | dict(config.settings)
-        | dict(config.hyperparameters)
-    )
+def varied(trials: Sequence[Trial]) -> list[str]:
+    """Return the factors of trials, and the names of all settings that differ between trials."""
+    names = dict.fromkeys(name for trial in trials for name in trial.arm.factors)
+    values: dict[str, set[str]] = {}
+    for trial in trials:
+        for name, value in _values(trial.config).items():
+            values.setdefault(name, set()).add(str(value))
+    return [*(names | dict.fromkeys(name for name, known in values.items() if len(known) > 1))]
+
+
+def _values(config: TrialConfig) -> dict[str, Any]:
+    """Return the settings and hyperparameters of a trial by name."""
+    fields = {name: getattr(config, name) for name in FIELDS}
+    return {**fields, **config.settings, **config.hyperparameters}

@@ -12,7 +12,7 @@ from typing import Any
 
 from studies.harness.design.arms import Trial
 from studies.harness.design.result import Report
-from studies.harness.tracking.view import NOTHING, View, claim_tags
+from studies.harness.tracking.view import Sent, View, claim_tags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,15 +30,20 @@ class TrialsView(View):
     trials: Callable[[], Sequence[Trial]]
     stopped: Callable[[], Collection[str]] = tuple
 
-    def send(self, uri: str, report: Report | None = None, mark: str = "") -> str:
+    def send(self, uri: str, report: Report | None = None, mark: str = "") -> Sent:
         """Send the epochs, the means over seeds, the number of trials by status, and the report."""
         from studies.harness.tracking.trials import Sender
 
         stopped = self.stopped()
         trials = [trial for trial in self.trials() if trial.config.trial_key not in stopped]
         if not trials and not stopped:
-            return NOTHING
-        return f"{Sender(self, self.metric, trials, uri).send(stopped, report, mark)} epochs sent"
+            return Sent()
+        return Sender(self, self.metric, trials, uri).send(stopped, report, mark)
+
+    @property
+    def trial_keys(self) -> frozenset[str]:
+        """The keys of the planned trials and of those that were stopped early."""
+        return frozenset([*(trial.config.trial_key for trial in self.trials()), *self.stopped()])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,26 +61,34 @@ class ReportView(View):
     key: str
     params: Mapping[str, Any]
 
-    def send(self, uri: str, report: Report | None = None, mark: str = "") -> str:
+    def send(self, uri: str, report: Report | None = None, mark: str = "") -> Sent:
         """Send the report if its files have changed."""
         if report is None:
-            return NOTHING
-        from studies.harness.tracking.client import Experiment, all_runs, fingerprint, points
+            return Sent()
+        from studies.harness.tracking import page
+        from studies.harness.tracking.client import Experiment, fingerprint, points
 
         experiment = Experiment(uri, self.experiment, self.options.root)
-        client, name = experiment.client, f"{self.facts.name} {self.workload}"
-        tags = {**self.tags, "kind": self.kind, "group_key": self.key, **claim_tags(report)}
-        runs = all_runs(client, experiment.id, f"tags.group_key = '{self.key}'")
-        run = runs[0] if runs else client.create_run(experiment.id, tags=tags, run_name=name)
+        experiment.set_tags(page.experiment_tags(self.facts))
+        tags = {**self.tags, **self.selection_tags, "kind": self.kind, "group_key": self.key}
+        tags |= claim_tags(report)
+        tags["mlflow.note.content"] = page.summary(self.facts, self.workload)
+        runs = [
+            run
+            for run in experiment.runs("group_key", self.key)
+            if run.data.tags.get("selection", "") == self.selection
+        ]
+        run = runs[0] if runs else experiment.create_run(tags, self.run_name)
         with experiment.marked(run, mark):
-            if run.data.tags.get("artifacts") == fingerprint(report.files):
-                return NOTHING
-            metrics = {
-                re.sub(r"[^A-Za-z0-9_./ :-]", ".", name): value
-                for name, value in report.metrics.items()
-            }
-            experiment.log(run, points(metrics), self.params, tags)
-            client.set_terminated(run.info.run_id)
-            # Send the files last: if the process is killed before, the next update sends all again.
-            experiment.log_files(run, report.files)
-        return "sent"
+            if run.data.tags.get("artifacts") != fingerprint(report.files):
+                metrics = {
+                    re.sub(r"[^A-Za-z0-9_./ :-]", ".", name): value
+                    for name, value in report.metrics.items()
+                }
+                experiment.log(run, points(metrics), self.params, tags)
+                experiment.client.set_terminated(run.info.run_id)
+                # Send the files last: if the process is killed before, the next update sends all.
+                experiment.log_files(run, report.files)
+            else:
+                experiment.log(run, [], tags=tags)
+        return Sent(runs=len(experiment.changed), restored=experiment.restored)

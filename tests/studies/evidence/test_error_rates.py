@@ -10,9 +10,9 @@ from rates import Rate, cases, verify
 from scipy import stats
 from tables import STEP, accuracies, failing, noisy
 
-from studies.harness.statistics.intervals import summarize
+from studies.harness.statistics.intervals import UNBOUNDED, mean_interval, summarize
 from studies.harness.statistics.many import all_pairs_p
-from studies.harness.statistics.paired import ALPHA, holm, mean_test, rank_p
+from studies.harness.statistics.paired import ALPHA, holm, mean_test, moments, rank_p
 from studies.harness.statistics.sequential import sign_process, t_process
 
 HIGH = (0.95, 0.985, 0.9995)
@@ -189,7 +189,7 @@ ADDED = [
 def misses(rng, tables, seeds, accuracy, spread):
     """The interval of the mean does not contain the expected accuracy."""
     sample = accuracies(rng, (tables, seeds, 1), accuracy, spread)[..., 0]
-    summaries = [summarize(row, STEP) for row in sample]
+    summaries = [summarize(row, STEP, (0.0, 1.0)) for row in sample]
     return np.array([not s.ci_lo <= accuracy <= s.ci_hi for s in summaries])
 
 
@@ -206,6 +206,72 @@ INTERVALS = [
     for accuracy in (0.9, 0.985, 0.995, 0.998, 0.9995)
     for n in SEEDS
 ]
+
+
+def scaled_misses(rng, tables, seeds, kind, bounds):
+    """The interval of the mean does not contain the expected value."""
+    mean, sample = SCALED[kind](rng, (tables, seeds))
+    n, means, sd = moments(sample)
+    low, high = mean_interval(n, means, sd, bounds)
+    return ~((low <= mean) & (mean <= high))
+
+
+def beta(accuracy, concentration):
+    """Return a function that returns an expected accuracy, and accuracies that vary by seed."""
+    a, b = accuracy * concentration, (1 - accuracy) * concentration
+    return lambda rng, size: (accuracy, rng.beta(a, b, size))
+
+
+def lognormal(sd):
+    """Return a function that returns an expected error, and errors that vary by seed."""
+    return lambda rng, size: (np.exp(sd**2 / 2), np.exp(sd * rng.normal(size=size)))
+
+
+# The expected value and the values by kind; the number after the expected value is the SD.
+SCALED = {
+    "accuracies of 90% ± 5%": beta(0.9, 30),
+    "accuracies of 98% ± 2%": beta(0.98, 50),
+    "accuracies of 97% ± 4%": beta(0.97, 20),
+    "errors with an SD of 5%": lognormal(0.05),
+    "errors with an SD of 31%": lognormal(0.3),
+    "errors with an SD of 66%": lognormal(0.6),
+}
+MISSES = {  # the stated limits where the rate is above 5%: of the scaled and of the t-interval
+    "accuracies of 90% ± 5%": (0.06, 0.07),
+    "accuracies of 98% ± 2%": (0.07, 0.12),
+    "accuracies of 97% ± 4%": (0.085, 0.16),
+    "errors with an SD of 31%": (0.06, 0.065),
+    "errors with an SD of 66%": (0.075, 0.10),
+}
+INTERVALS += [
+    Rate(
+        f"{name} misses the mean",
+        kind,
+        f"{n} seeds",
+        partial(scaled_misses, seeds=n, kind=kind, bounds=bounds),
+        limit=MISSES.get(kind, (0.0, 0.0))[column],
+        small=2000 if n == 5 else 0,
+    )
+    for kind in SCALED
+    for column, (name, bounds) in enumerate(
+        (
+            ("scaled interval", (0.0, 1.0) if "accuracies" in kind else (0.0, np.inf)),
+            ("t-interval", UNBOUNDED),
+        )
+    )
+    for n in SEEDS
+]
+
+
+@pytest.mark.parametrize("n", SEEDS)
+@pytest.mark.parametrize("kind", ["accuracies of 98% ± 2%", "errors with an SD of 66%"])
+def test_scaled_interval_misses_a_skewed_mean_less_often_than_the_t_interval(kind, n):
+    bounds = (0.0, 1.0) if "accuracies" in kind else (0.0, np.inf)
+    scaled, plain = (
+        scaled_misses(np.random.default_rng(3), 4000, n, kind, scale).mean()
+        for scale in (bounds, UNBOUNDED)
+    )
+    assert scaled < plain - 0.008
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,10 @@ class CostStudy(Artefact):
     batch_size: int
     optimizers: tuple[str, ...]
 
+    def results(self, plan: Any) -> list[str]:
+        """Return the files of the measured optimizers."""
+        return [str(path.relative_to(plan.root)) for path in plan.files]
+
     def frame(self, plan: Any, per: Literal["trial", "epoch"]) -> pd.DataFrame:
         """Return the costs of each optimizer on this hardware (see `Artefact.frame`)."""
         only_per_trial(self, per)

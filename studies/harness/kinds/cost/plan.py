@@ -15,6 +15,7 @@ from precond.hyperparameters import HyperparameterError
 from studies.harness.design.options import Options
 from studies.harness.kinds.artefact import Plan, Work, workloads
 from studies.harness.kinds.cost.cost import CostStudy
+from studies.harness.kinds.selection import selection_name
 from studies.harness.tracking.view import View
 from studies.harness.tracking.views import ReportView
 from trainables.config import digest
@@ -48,18 +49,39 @@ class CostPlan(Plan):
     @property
     def folder(self) -> Path:
         """The folder of the report on this hardware."""
-        return self.root / "reports" / self.artefact.name / self.measured_on.name
+        name = self.measured_on.name
+        name = f"{name}+{self.selection}" if self.selection else name
+        return self.root / "reports" / self.artefact.name / name
+
+    @property
+    def selecting(self) -> dict[str, Any]:
+        """The options that decide the results of the report: the batch size and the hardware."""
+        names = ("batch_size", "threads", "device")
+        extra = {name: str(self.settings[name]) for name in names}
+        return {"extra": extra}
+
+    @property
+    def planned(self) -> int:
+        """The number of planned results, which is unknown: every command measures again."""
+        return 0
+
+    @property
+    def files(self) -> dict[Path, dict[str, Any]]:
+        """The results for the workload and batch size on this hardware, by file."""
+        paths = sorted(self.measured_on.glob("*-*.json"))
+        results = {path: json.loads(path.read_text()) for path in paths}
+        conditions = {"workload": self.workload, "batch_size": int(self.settings["batch_size"])}
+        return {
+            path: result
+            for path, result in results.items()
+            if conditions.items() <= result["configuration"].items()
+        }
 
     @property
     def results(self) -> list[dict[str, Any]]:
         """The results for the workload and batch size on this hardware, the fastest first."""
-        paths = sorted(self.measured_on.glob("*-*.json"))
-        results = [json.loads(path.read_text()) for path in paths]
-        conditions = {"workload": self.workload, "batch_size": int(self.settings["batch_size"])}
-        matches = [
-            result for result in results if conditions.items() <= result["configuration"].items()
-        ]
-        return sorted(matches, key=lambda result: result["against"]["sgd"]["ratio"]["median"])
+        results = self.files.values()
+        return sorted(results, key=lambda result: result["against"]["sgd"]["ratio"]["median"])
 
     @property
     def commands(self) -> list[Command]:
@@ -113,6 +135,7 @@ def plans(study: CostStudy, options: Options) -> list[CostPlan]:
             options=options,
             optimizers=optimizers,
             settings=settings,
+            selection=_selection(study, workload, settings["batch_size"], options),
         )
         errors += benchmark_errors(plan.commands[0][1:])
         if not errors and options.report_only and not plan.results:
@@ -124,6 +147,19 @@ def plans(study: CostStudy, options: Options) -> list[CostPlan]:
     if errors:
         raise HyperparameterError("\n".join(dict.fromkeys(errors)))
     return planned
+
+
+def _selection(study: CostStudy, workload: str, batch_size: int, options: Options) -> str:
+    """Return the name of a selection if the workload or the batch size are not those of the study.
+
+    A report shows all results of its workload and batch size, so that no other option selects.
+    """
+    whole, changed = workloads(study, Options(smoke=options.smoke))[0], {}
+    if workload != whole:
+        changed["workload"] = workload.replace("/", "-")
+    if batch_size != (SMOKE_SETTINGS["batch_size"] if options.smoke else study.batch_size):
+        changed["batch_size"] = batch_size
+    return selection_name({"extra": changed}) if changed else ""
 
 
 def missing(plan: CostPlan) -> Work:
@@ -156,6 +192,7 @@ def view(plan: CostPlan) -> View:
         kind="cost",
         params=params,
         options=plan.options,
+        selection=plan.selection,
     )
 
 

@@ -19,6 +19,7 @@ import io
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,20 @@ def results(probe: Probe, trials: Sequence[Trial], root: Path) -> dict[int, Resu
     """
     by_seed = {trial.config.seed: read(probe, trial.config, root) for trial in trials}
     return {seed: result for seed, result in by_seed.items() if result is not None}
+
+
+def status_file(probe: Probe, config: TrialConfig, root: Path) -> Path:
+    """Return the path of a network's `status.json`, which exists if the network has a result."""
+    return probe_folder(root, key(probe, config)) / "status.json"
+
+
+def measured_seeds(root: Path) -> set[int]:
+    """Return the seeds of all networks in an output folder; damaged folders are omitted."""
+    seeds = set()
+    for path in (root / "probes").glob("*/config.json"):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            seeds.add(int(json.loads(path.read_bytes())["config"]["seed"]))
+    return seeds
 
 
 def key(probe: Probe, config: TrialConfig) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from studies.harness.evidence.metrics import count
 from studies.harness.kinds.artefact import Plan, Work, plan_workloads, recipe
 from studies.harness.kinds.probe import folder
 from studies.harness.kinds.probe.probe import Probe
+from studies.harness.kinds.records import stored_plans
+from studies.harness.kinds.selection import select
 from studies.harness.tracking.view import View
 from studies.harness.tracking.views import ReportView
 from trainables.config import TrialConfig
@@ -31,24 +34,56 @@ class ProbePlan(Plan):
 
 def plans(probe: Probe, options: Options) -> list[ProbePlan]:
     """Return the plans of a probe (see `Artefact.plan`)."""
-    parameters = {field.name for field in dataclasses.fields(probe.measurement)}
-    changes = {name: value for name, value in options.settings.items() if name in parameters}
-    probe = replace(probe, measurement=replace(probe.measurement, **changes))
-    known = {*parameters, *settable(probe.optimizer)}
+    known = {*_parameters(probe), *settable(probe.optimizer)}
     errors = [
         f"--set {name}: unknown.{nearest(name, sorted(known))}"
         for name in options.settings
         if name not in known
     ]
+
+    def selected(workload: str) -> ProbePlan:
+        plan_of = partial(_plan, probe, workload)
+        return select(plan_of(options), plan_of, _identity)
+
+    return plan_workloads(probe, options, selected, errors)
+
+
+def _parameters(probe: Probe) -> set[str]:
+    return {field.name for field in dataclasses.fields(probe.measurement)}
+
+
+def _plan(probe: Probe, workload: str, options: Options) -> ProbePlan:
+    parameters, settings = _parameters(probe), options.settings
+    changes = {name: value for name, value in settings.items() if name in parameters}
+    probe = replace(probe, measurement=replace(probe.measurement, **changes))
+    hyperparameters = settable(probe.optimizer) - parameters - {*RECIPE_SETTINGS}
+    overrides = {name: value for name, value in settings.items() if name in hyperparameters}
     seeds = options.seeds or SMOKE_SEEDS if options.smoke else options.seeds
-    hyperparameters = known - parameters - {*RECIPE_SETTINGS}
-    overrides = {name: value for name, value in options.settings.items() if name in hyperparameters}
+    networks = probe.trials(workload, seeds, recipe(options), overrides)
+    return ProbePlan(artefact=probe, workload=workload, options=options, trials=networks)
 
-    def plan(workload: str) -> ProbePlan:
-        networks = probe.trials(workload, seeds, recipe(options), overrides)
-        return ProbePlan(artefact=probe, workload=workload, options=options, trials=networks)
 
-    return plan_workloads(probe, options, plan, errors)
+def _identity(plan: ProbePlan) -> str:
+    return folder.key(plan.artefact, plan.trials[0].config.with_seed(0))
+
+
+def reported(plan: ProbePlan) -> ProbePlan:
+    """Return a plan with the networks that were measured with other seeds."""
+    arm, config = plan.trials[0]
+    seeds = {trial.config.seed for trial in plan.trials}
+    measured = {
+        seed
+        for seed in folder.measured_seeds(plan.root) - seeds
+        if folder.status_file(plan.artefact, config.with_seed(seed), plan.root).exists()
+    }
+    trials = [Trial(arm, config.with_seed(seed)) for seed in sorted(seeds | measured)]
+    return replace(plan, trials=trials)
+
+
+def results(plan: ProbePlan) -> list[str]:
+    """Return the networks with a result."""
+    files = [folder.status_file(plan.artefact, config, plan.root) for _, config in plan.trials]
+    return [str(file.relative_to(plan.root)) for file in files if file.exists()]
 
 
 def trials(
@@ -104,17 +139,16 @@ def missing(plan: ProbePlan) -> Work:
 
 
 def stored(probe: Probe, root: Path) -> list[ProbePlan]:
-    """Return a plan for each workload with a result in the output folder.
+    """Return the plans of the stored reports, and of other workloads with a result.
 
-    Only the default workload and the workloads of the paper are considered.
+    Of the other workloads, only the default workload and those of the paper are considered.
     """
-    planned = []
-    for name in sorted({probe.workload, *probe.published}):
-        networks = probe.trials(name)
-        if folder.results(probe, networks, root):
-            planned.append(
-                ProbePlan(artefact=probe, workload=name, options=Options(out=root), trials=networks)
-            )
+    planned, _ = stored_plans(probe, root)
+    described = {plan.workload for plan in planned if not plan.selection}
+    for name in sorted({probe.workload, *probe.published} - described):
+        plan = _plan(probe, name, Options(out=root))
+        if results(plan):
+            planned.append(reported(plan))
     return planned
 
 
@@ -138,6 +172,7 @@ def view(plan: ProbePlan) -> View:
         kind="probe",
         params=params,
         options=plan.options,
+        selection=plan.selection,
     )
 
 

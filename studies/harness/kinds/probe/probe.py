@@ -102,6 +102,14 @@ class Probe(Artefact):
     optimizer: str = "sgd"
     seeds: int = 3
 
+    def reported(self, plan: Any) -> Any:
+        """Return the plan with the networks that were measured with other seeds."""
+        return self.module("plan").reported(plan)
+
+    def results(self, plan: Any) -> list[str]:
+        """Return the networks with a result."""
+        return self.module("plan").results(plan)
+
     def trials(
         self,
         workload: str | None = None,

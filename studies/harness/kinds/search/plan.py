@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from studies.harness.design.arms import Trial
 from studies.harness.design.options import Options
 from studies.harness.evidence import status
 from studies.harness.kinds.artefact import Work
+from studies.harness.kinds.records import stored_plans
 from studies.harness.kinds.search.proposals import STOPPED, DifferentSearch
 from studies.harness.kinds.search.proposer import Proposer
 from studies.harness.kinds.search.search import Search
@@ -15,7 +17,8 @@ from studies.harness.kinds.search.tuning import SearchPlan, plans
 from studies.harness.kinds.study.execute import prepare
 from studies.harness.tracking.view import View
 from studies.harness.tracking.views import TrialsView
-from trainables.store import StoreError, trial_folders
+from trainables.recipes.tables import RECIPES
+from trainables.store import StoreError
 
 
 class SearchState:
@@ -123,18 +126,45 @@ def missing(plan: SearchPlan) -> Work:
     return Work(count=len(expected), summary=summary, records=records, trials=expected, on_ray=True)
 
 
-def stored(search: Search, root: Path) -> list[SearchPlan]:
-    """Return the plan of a search on its default workload.
+def reported(plan: SearchPlan) -> SearchPlan:
+    """Return a plan with the fresh seeds with which all winners were trained."""
+    state = SearchState(plan)
+    winners = {trial.config.group_key: trial for trial in state.all_fresh()}.values()
+    trained = status.trained_seeds(plan.root).get(plan.workload, set()) if winners else set()
+    common = {
+        seed
+        for seed in trained
+        if all(
+            status.begun(plan.root, Trial(arm, config.with_seed(seed))) for arm, config in winners
+        )
+    }
+    return replace(plan, seeds=sorted({*plan.seeds, *common}))
 
-    The list is empty if the output folder contains none of the plan's trials.
+
+def results(plan: SearchPlan) -> list[str]:
+    """Return the trials that have ended."""
+    return status.ended(known(plan), plan.root)
+
+
+def stored(search: Search, root: Path) -> list[SearchPlan]:
+    """Return the plans of the stored reports, and of other searches with the default options.
+
+    A workload without a description of its report has a search if the output folder contains one
+    of its trials.
     """
-    names = {folder.name for folder in trial_folders(root)}
-    candidates = plans(search, Options(out=root))
-    return [
-        plan
-        for plan in candidates
-        if any(trial.config.trial_key[:16] in names for trial in known(plan))
+    planned, _ = stored_plans(search, root)
+    described = {plan.workload for plan in planned}
+    others = [
+        name
+        for name in dict.fromkeys([search.workload, *search.published, *RECIPES])
+        if name not in described
+        if (root / "searches" / search.name / name.replace("/", "-")).is_dir()
     ]
+    for name in others:
+        [plan] = plans(search, Options(out=root, workload=name))
+        if any(status.begun(root, trial) for trial in known(plan)):
+            planned.append(reported(plan))
+    return planned
 
 
 def state(search: Search, root: Path) -> str:
@@ -159,10 +189,12 @@ def state(search: Search, root: Path) -> str:
 
 def view(plan: SearchPlan) -> View:
     """Return the description of the MLflow runs of the known trials, winners and the search."""
-    facts = {"facts": plan.artefact, "workload": plan.workload, "options": plan.options}
     return TrialsView(
-        **facts,
+        facts=plan.artefact,
+        workload=plan.workload,
+        options=plan.options,
+        selection=plan.selection,
         metric=plan.metric,
-        trials=lambda: known(plan),
+        trials=lambda: known(reported(plan)),
         stopped=lambda: SearchState(plan).stopped(),
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from studies.harness.design.arms import spelled
 from studies.harness.design.result import Listing, Report
 from studies.harness.evidence import arms, ledger
 from studies.harness.evidence.analysis import Evidence
@@ -99,7 +100,8 @@ def write(results: SearchResults, folder: Path) -> list[Path]:
         for name, outcomes in results.outcomes.items()
     }
     search_folder = results.root / "searches" / search.name / workload.replace("/", "-")
-    journal = search_folder / "optuna.journal"
+    # A selection must not replace the journal of the whole search.
+    journal = (folder if results.plan.selection else search_folder) / "optuna.journal"
     write_journal(journal, studies, results.plan.higher)
     return [*document.write(folder, search.title, blocks, drawn, files), journal]
 
@@ -143,7 +145,7 @@ def _results(results: SearchResults) -> list[Block]:
         cells.append([row["arm"], str(row["n"]), *scores, missing or "-"])
     table = Table(
         name=results.plan.artefact.name,
-        header=["optimizer", "n", show.mean, "sd", "95% t-interval", "not completed"],
+        header=["optimizer", "n", show.mean, "sd", "95% interval", "not completed"],
         rows=cells,
         text=(0, 5),
         bold={(i, 2) for i, row in enumerate(rows) if row["bold"]},
@@ -175,7 +177,7 @@ def _search(results: SearchResults) -> Table:
         space = results.plan.spaces[row["optimizer"]]
         shrinkage = results.shrinkage(row["optimizer"])
         tuned = [
-            f"{name} {row['parameters'].get(name, '-')} ({domain})"
+            f"{name} {spelled(row['parameters'].get(name, '-'))} ({domain})"
             for name, domain in space.items()
         ]
         counts = [str(row[name]) for name in ("budget", "failed", "stopped", "in flight")]

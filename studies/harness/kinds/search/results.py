@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from studies.harness.design.arms import Arm, Trial
+from studies.harness.design.arms import Arm, Trial, as_level, spelled
 from studies.harness.evidence import ledger
 from studies.harness.evidence.analysis import Evidence, analyse_tables
 from studies.harness.evidence.arms import completed
@@ -143,6 +143,7 @@ def recipe(results: SearchResults) -> str:
             **plan.fresh(name)[0].arm.overrides,
             **winner.proposal.parameters,
         }
+        values = {key: as_level(value) for key, value in values.items()}
         lines.append(f'    "{name}": {values},'.replace("'", '"'))
     return "\n".join([*lines, "}"]) + "\n"
 
@@ -181,7 +182,7 @@ def proposals_table(results: SearchResults) -> pd.DataFrame:
                 {
                     "optimizer": optimizer,
                     "number": proposal.number,
-                    **{name: proposal.parameters.get(name) for name in names},
+                    **{name: spelled(proposal.parameters.get(name)) for name in names},
                     "status": outcome.status,
                     "stopped_at": proposal.stopped and proposal.stopped["stopped_at"],
                     results.plan.score: outcome.score,

@@ -28,6 +28,7 @@ from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
+from studies.harness.design.arms import spelled
 from studies.harness.kinds.search.proposals import IN_FLIGHT, STOPPED, Outcome, Proposal
 from studies.harness.kinds.search.search import Choice, Parameters, Range, Space
 from trainables.config import stream_seed
@@ -100,7 +101,7 @@ def propose(
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study = _study(storage, "search", space, outcomes, higher, _sampler(name, proposal_seed))
     if number == 0:
-        study.enqueue_trial(dict(start))
+        study.enqueue_trial(_categories(start))
     trial = study.ask(_distributions(space))
     shared = storage.get_study_system_attrs(storage.get_study_id_from_name("search"))
     attributes = {"trial": dict(study.trials[number].system_attrs), "study": dict(shared)}
@@ -163,7 +164,7 @@ def _trial(outcome: Outcome, space: Space) -> FrozenTrial:
     return optuna.trial.create_trial(
         state=state,
         value=outcome.score if state == TrialState.COMPLETE else None,
-        params=dict(outcome.proposal.parameters),
+        params=_categories(outcome.proposal.parameters),
         distributions=_distributions(space),
         system_attrs=dict(outcome.proposal.attributes.get("trial", {})),
         user_attrs={"trial_key": outcome.proposal.trial_key},
@@ -177,13 +178,21 @@ def _distributions(space: Space) -> dict[str, BaseDistribution]:
 
 def _distribution(domain: Range | Choice) -> BaseDistribution:
     if isinstance(domain, Choice):
-        return CategoricalDistribution(domain.values)
+        return CategoricalDistribution([spelled(value) for value in domain.values])
     kind = IntDistribution if domain.integer else FloatDistribution
     return kind(domain.low, domain.high, log=domain.log)  # pyright: ignore[reportArgumentType]
 
 
+def _categories(parameters: Parameters) -> dict[str, Any]:
+    """Return parameters with texts in place of tuples, which Optuna does not store."""
+    return {name: spelled(value) for name, value in parameters.items()}
+
+
 def _rounded(value: Any, domain: Range | Choice) -> Any:
-    """Round a real number to `DIGITS` within its range. Return any other value unchanged."""
-    if isinstance(domain, Choice) or domain.integer:
+    """Round a real number to `DIGITS` within its range. Return any other value of the domain."""
+    if isinstance(domain, Choice):
+        tuples = [known for known in domain.values if isinstance(known, tuple)]
+        return next((known for known in tuples if spelled(known) == value), value)
+    if domain.integer:
         return value
     return float(min(max(float(f"{value:.{DIGITS}g}"), domain.low), domain.high))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import click
 
+from studies.harness.design.arms import as_level, spelled
 from studies.harness.kinds.artefact import Artefact, Plan
 
 if TYPE_CHECKING:
@@ -70,12 +71,12 @@ class Range:
 
 @dataclass(frozen=True, init=False)
 class Choice:
-    """A set of values without an order: `Choice("fixed", "window")`."""
+    """A set of values without an order: `Choice("fixed", "window")`. A value can be a tuple."""
 
     values: tuple[Any, ...]
 
     def __init__(self, *values: Any):
-        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "values", tuple(map(as_level, values)))
 
     @property
     def ends(self) -> list[Any]:
@@ -84,18 +85,19 @@ class Choice:
 
     def holds(self, value: Any) -> bool:
         """Return True if the set contains a value."""
-        return value in self.values
+        return as_level(value) in self.values
 
     def problem(self) -> str:
         """Return the error in the values, or an empty text if they are valid."""
         if len(set(map(repr, self.values))) < max(2, len(self.values)):
             return "must have at least two values, all different"
-        if not all(isinstance(value, bool | int | float | str | None) for value in self.values):
-            return "values must be numbers, words, true, false or none"
+        parts = [part for v in self.values for part in (v if isinstance(v, tuple) else (v,))]
+        if not all(isinstance(part, bool | int | float | str | None) for part in parts):
+            return "values must be numbers, words, true, false, none or tuples of these"
         return ""
 
     def __str__(self) -> str:
-        return "{" + ", ".join(map(str, self.values)) + "}"
+        return "{" + ", ".join(str(spelled(value)) for value in self.values) + "}"
 
 
 Space = Mapping[str, Range | Choice]
@@ -150,6 +152,14 @@ class Search(Artefact):
     asha: bool = False
     seeds: int = 5
     tuning_seed: int = 1000
+
+    def reported(self, plan: Any) -> Any:
+        """Return the plan with all fresh seeds with which the winners were trained."""
+        return self.module("plan").reported(plan)
+
+    def results(self, plan: Any) -> list[str]:
+        """Return the trials that have ended."""
+        return self.module("plan").results(plan)
 
     def evidence(self, plan: Plan) -> Evidence | None:
         """Return the analysis of the fresh trials, or None if there is no winner yet."""

@@ -14,6 +14,7 @@ from studies.harness.design.options import SMOKE_LEVELS, SMOKE_SEEDS, Options
 from studies.harness.evidence.metrics import HEADLINE, higher_is_better, on_workload
 from studies.harness.kinds.artefact import Plan, plan_workloads, recipe, setting_errors
 from studies.harness.kinds.search.search import TRAIN_FRACTION, Parameters, Search, Space
+from studies.harness.kinds.selection import select
 from trainables.workloads import RECIPE_SETTINGS
 
 
@@ -33,6 +34,11 @@ class SearchPlan(Plan):
     seeds: Sequence[int]
     recipe: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def planned(self) -> int:
+        """The number of configurations and fresh trials of all optimizers."""
+        return (self.artefact.budget + len(self.seeds)) * len(self.spaces)
 
     @property
     def metric(self) -> str:
@@ -120,11 +126,22 @@ class SearchPlan(Plan):
 
 def plans(search: Search, options: Options) -> list[SearchPlan]:
     """Return the plans of a search (see `Artefact.plan`)."""
-    search, errors = _with_options(search, options.extra)
-    if options.smoke:
-        search = replace(search, budget=min(search.budget, SMOKE_LEVELS))
-    errors += _errors(search, options)
-    return plan_workloads(search, options, partial(_plan, search, options), errors)
+    changed, errors = _with_options(search, options.extra)
+    errors += _errors(changed, options)
+    return plan_workloads(changed, options, partial(_selected, search, options), errors)
+
+
+def _selected(search: Search, options: Options, workload: str) -> SearchPlan:
+    plan_of = partial(_plan, search, workload)
+    return select(plan_of(options), plan_of, _identity)
+
+
+def _identity(plan: SearchPlan) -> Any:
+    """Return what decides the configurations of a search and their scores."""
+    trials = [plan.tuning(optimizer).config for optimizer in sorted(plan.spaces)]
+    search = plan.artefact
+    keys = [config.trial_key for config in trials]
+    return search.budget, search.sampler, search.asha, {**plan.spaces}, keys
 
 
 def _with_options(search: Search, extra: Mapping[str, Any]) -> tuple[Search, list[str]]:
@@ -141,7 +158,10 @@ def _with_options(search: Search, extra: Mapping[str, Any]) -> tuple[Search, lis
     return replace(search, asha=search.asha or bool(extra.get("asha"))), errors
 
 
-def _plan(search: Search, options: Options, workload: str) -> SearchPlan:
+def _plan(search: Search, workload: str, options: Options) -> SearchPlan:
+    search, _ = _with_options(search, options.extra)
+    if options.smoke:
+        search = replace(search, budget=min(search.budget, SMOKE_LEVELS))
     spaces = search.spaces_of(workload)
     optimizers = [name for name in options.optimizers or spaces if name in spaces]
     seeds = options.seeds

@@ -98,7 +98,8 @@ class Figure(ABC):
 class LevelFigure(Figure):
     """A metric at each level of a factor, with a panel for each optimizer.
 
-    Arms without the factor are drawn as horizontal bands.
+    Arms without the factor are drawn as horizontal bands. If the trials contain no optimizer of the
+    panels, or no level has a trial that ended, the figure is that of `CurveFigure`.
     """
 
     factor: str = field()  # removes the default of the base class
@@ -110,13 +111,15 @@ class LevelFigure(Figure):
         return super().problems(optimizers, factors) + panels
 
     def extend(self, plan: Plan, evidence: Evidence) -> Extension:
-        """Draw `<factor>.pdf`, `.png` and `.svg`."""
+        """Draw `<factor>.pdf`, `.png` and `.svg`, or the curves if there is no panel to draw."""
         from studies.harness.report.figures import levels
 
-        evidence = evidence.of(self.metric)
-        return Extension(
-            drawn=levels.draw(evidence, self.factor, self.panels, self.references, plan.folder)
-        )
+        other = evidence.of(self.metric)
+        drawn = levels.draw(other, self.factor, self.panels, self.references, plan.folder)
+        if drawn:
+            return Extension(drawn=drawn)
+        curves = CurveFigure(metric=self.metric, references=self.references)
+        return curves.on(plan.workload).extend(plan, evidence)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +142,37 @@ class CurveFigure(Figure):
         from studies.harness.report.figures import curves
 
         return Extension(drawn=curves.draw(evidence, self.metrics, plan.folder))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeatmapFigure(Figure):
+    """The mean at each pair of levels of two factors, with a panel for each optimizer.
+
+    The report also tests the interaction: if the effect of one factor depends on the other one.
+
+    Attributes:
+        factors: The factor of the rows and that of the columns.
+    """
+
+    factors: tuple[str, str]
+
+    def problems(self, optimizers: Collection[str], factors: Collection[str]) -> list[str]:
+        """Return a line for each name that is unknown (see `Figure.problems`)."""
+        errors = unknown("factors", self.factors, factors)
+        if not errors and len(set(self.factors)) != 2:
+            errors = [f"factors = {self.factors}: must be two different factors"]
+        return super().problems(optimizers, factors) + errors
+
+    def extend(self, plan: Plan, evidence: Evidence) -> Extension:
+        """Draw `<first>_by_<second>.pdf`, `.png` and `.svg`, and test the interaction."""
+        from studies.harness.evidence.interaction import cells
+        from studies.harness.report import interaction
+        from studies.harness.report.figures import heatmap
+
+        evidence = evidence.of(self.metric)
+        parts = cells(evidence.arms, self.factors, evidence.factors)
+        drawn = heatmap.draw(evidence, parts, plan.folder)
+        return Extension(drawn=drawn, blocks=interaction.section(evidence, parts))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from precond.hyperparameters import HyperparameterError
-from precond.registry import REGISTRY
-from studies.harness.design.arms import Arm, Trial, levels_of
-from studies.harness.design.options import (
-    SMOKE_EPOCHS,
-    SMOKE_LEVELS,
-    SMOKE_SEEDS,
-    Options,
-    report_folder,
-)
+from studies.harness.design.arms import Trial, levels_of
+from studies.harness.design.options import SMOKE_SEEDS, Options
 from studies.harness.evidence import status
 from studies.harness.evidence.metrics import count
+from studies.harness.evidence.status import trained_seeds
 from studies.harness.kinds.artefact import (
     Plan,
     Work,
     plan_workloads,
     recipe,
     workloads,
+)
+from studies.harness.kinds.records import stored_plans
+from studies.harness.kinds.selection import select
+from studies.harness.kinds.study.arms import (
+    fewer_levels,
+    is_selected,
+    on_workload,
+    with_epochs,
+    with_levels,
+    with_settings,
 )
 from studies.harness.kinds.study.figures import Figure
 from studies.harness.kinds.study.problems import (
@@ -37,8 +42,6 @@ from studies.harness.kinds.study.problems import (
 from studies.harness.kinds.study.study import Study
 from studies.harness.tracking.view import View
 from studies.harness.tracking.views import TrialsView
-from trainables.store import read_config, trial_folders
-from trainables.workloads import RECIPE_SETTINGS, settable
 
 if TYPE_CHECKING:
     from studies.harness.evidence.power import Power
@@ -75,20 +78,33 @@ def plan(study: Study, options: Options, workload: str | None = None) -> StudyPl
         HyperparameterError: One line for each error.
     """
     workload = workload or workloads(study, options)[0]
+    return select(
+        _plan(study, options, workload), lambda whole: _plan(study, whole, workload), _groups
+    )
+
+
+def _groups(plan: StudyPlan) -> set[str]:
+    return {trial.config.group_key for trial in plan.trials}
+
+
+def _plan(study: Study, options: Options, workload: str) -> StudyPlan:
     figure_errors, claim_errors = figure_problems(study), claim_problems(study)
-    study = _on_workload(study, workload, options)
+    study = on_workload(study, workload, options)
     if errors := unknown_optimizers(study.arms):
         raise HyperparameterError("\n".join(errors))
-    levels = _with_epochs(study, options)
-    varied = _with_levels(study.arms, levels)
+    levels = with_epochs(study, options)
+    varied = with_levels(study.arms, levels)
     errors = figure_errors + claim_errors + option_problems(study, options, levels_of(varied))
-    arms = [_with_settings(arm, options.settings) for arm in varied]
-    selected = [arm for arm in arms if _selected(arm, options)]
+    arms = [with_settings(arm, options.settings) for arm in varied]
+    selected = [arm for arm in arms if is_selected(arm, options)]
     if not selected and not errors:
         errors.append(f"--optimizers and --only select no arm of {study.name}")
+    if study.any_optimizer:  # the claims are about the selected arms
+        study = replace(study, arms=selected or arms)
+        study = replace(study, claims=study.claims_on(workload))
     seeds = options.seeds
     if options.smoke:
-        selected, seeds = _fewer_levels(selected), seeds or SMOKE_SEEDS
+        selected, seeds = fewer_levels(selected), seeds or SMOKE_SEEDS
     settings = recipe(options)
     if "epochs" in levels:
         settings.pop("epochs", None)
@@ -129,9 +145,14 @@ def missing(plan: StudyPlan) -> Work:
 
 def view(plan: StudyPlan) -> View:
     """Return the description of the MLflow runs of the trials, of each arm and of the study."""
-    metric = plan.figure.metric
-    facts = {"facts": plan.artefact, "workload": plan.workload, "options": plan.options}
-    return TrialsView(**facts, metric=metric, trials=lambda: plan.trials)
+    return TrialsView(
+        facts=plan.artefact,
+        workload=plan.workload,
+        options=plan.options,
+        selection=plan.selection,
+        metric=plan.figure.metric,
+        trials=lambda: reported(plan).trials,
+    )
 
 
 def state(study: Study, root: Path) -> str:
@@ -186,97 +207,51 @@ def _warnings(plan: StudyPlan) -> list[str]:
 def _power(plan: StudyPlan, root: Path | None = None) -> Power:
     from studies.harness.evidence.power import power
 
-    seeds = len({trial.config.seed for trial in plan.trials})
-    labels = list(dict.fromkeys(trial.arm.label for trial in plan.trials))
+    trials = reported(plan).trials
+    seeds = min(Counter(trial.config.group_key for trial in trials).values())
+    labels = list(dict.fromkeys(trial.arm.label for trial in trials))
     claims, metric = plan.artefact.claims_on(plan.workload), plan.figure.metric
     return power(claims, labels, plan.workload, seeds, metric, root)
 
 
-def stored(study: Study, root: Path) -> list[StudyPlan]:
-    """Return a plan for each workload with a report or with all of the study's trials.
+def reported(plan: StudyPlan) -> StudyPlan:
+    """Return a plan with the trials of its arms that were trained with other seeds."""
+    groups: dict[str, Trial] = {}
+    for trial in plan.trials:
+        groups.setdefault(trial.config.group_key, trial)
+    planned = {trial.config.trial_key for trial in plan.trials}
+    seeds = {trial.config.seed for trial in plan.trials}
+    seeds |= trained_seeds(plan.root).get(plan.workload, set())
+    trials = [
+        Trial(arm, config.with_seed(seed))
+        for seed in sorted(seeds)
+        for arm, config in groups.values()
+    ]
+    known = [
+        trial
+        for trial in trials
+        if trial.config.trial_key in planned or status.begun(plan.root, trial)
+    ]
+    return replace(plan, trials=known)
 
-    A plan contains the trials of all seeds in the output folder, with the levels and settings of
-    the study file. To send trials with other levels or settings to MLflow, repeat the command that
-    trained them, with `--report-only`.
+
+def stored(study: Study, root: Path) -> list[StudyPlan]:
+    """Return the plans of the stored reports, and a plan for each other workload with results.
+
+    A workload without a description of its report has results if the folder contains a trial of
+    each arm, or any trial and a report of an earlier version.
     """
-    seeds: dict[str, set[int]] = {}
-    known = set()
-    for folder in trial_folders(root):
-        config = read_config(folder)["config"]
-        seeds.setdefault(config["workload"], set()).add(config["seed"])
-        known.add(folder.name)
-    planned = []
-    for workload, workload_seeds in sorted(seeds.items()):
+    plans, _ = stored_plans(study, root)
+    described = {plan.workload for plan in plans if not plan.selection}
+    for workload, seeds in sorted(trained_seeds(root).items()):
+        if workload in described:
+            continue
         try:
-            candidates = study.trials(workload, sorted(workload_seeds))
-            default = study.trials(workload)
+            whole = plan(study, Options(out=root, workload=workload, seeds=sorted(seeds)))
         except HyperparameterError:  # the arms are invalid on this workload
             continue
-        if report_folder(root, study.name, workload).is_dir() or not status.missing(default, root):
-            trials = [trial for trial in candidates if trial.config.trial_key[:16] in known]
-            options = Options(out=root)
-            planned.append(
-                StudyPlan(artefact=study, workload=workload, options=options, trials=trials)
-            )
-    return planned
-
-
-def _on_workload(study: Study, workload: str, options: Options) -> Study:
-    """Return the study with its arms on a workload.
-
-    An arm is added for each plugin optimizer in `--optimizers`.
-    """
-    arms = study.arms_of(workload)
-    plugins = [
-        name for name in options.optimizers or [] if name in REGISTRY and REGISTRY[name].plugin
-    ]
-    known = {arm.optimizer for arm in arms}
-    arms += [Arm(optimizer=name) for name in plugins if name not in known]
-    return replace(study, arms=arms, arms_on={}, workload=workload)
-
-
-def _with_epochs(study: Study, options: Options) -> dict[str, list[Any]]:
-    """Return the levels of the command. If the study varies the epochs, `--epochs` is a level."""
-    epochs = SMOKE_EPOCHS if options.smoke and options.epochs is None else options.epochs
-    if epochs is None or "epochs" in options.levels or "epochs" not in levels_of(study.arms):
-        return options.levels
-    return {**options.levels, "epochs": [epochs]}
-
-
-def _with_levels(arms: Sequence[Arm], levels: dict[str, list[Any]]) -> list[Arm]:
-    """Return the arms with `levels` instead of the study's levels, without duplicates."""
-    for factor, values in levels.items():
-        varied = [
-            replace(arm, overrides={**arm.overrides, factor: level})
-            if factor in arm.factors
-            else arm
-            for arm in arms
-            for level in values
-        ]
-        arms = list({(arm.label, str(arm.overrides)): arm for arm in varied}.values())
-    return list(arms)
-
-
-def _with_settings(arm: Arm, settings: dict[str, Any]) -> Arm:
-    """Return the arm with those settings that are hyperparameters of its optimizer."""
-    known = settable(arm.optimizer) - {*RECIPE_SETTINGS}
-    hyperparameters = {name: value for name, value in settings.items() if name in known}
-    return replace(arm, overrides={**arm.overrides, **hyperparameters})
-
-
-def _selected(arm: Arm, options: Options) -> bool:
-    """Return True if `--optimizers` and `--only` select the arm.
-
-    `--only` selects every arm that does not have the factor.
-    """
-    if options.optimizers and arm.optimizer not in options.optimizers:
-        return False
-    return all(arm.overrides[f] in levels for f, levels in options.only.items() if f in arm.factors)
-
-
-def _fewer_levels(arms: Sequence[Arm]) -> list[Arm]:
-    """Return the first `SMOKE_LEVELS` arms of each optimizer and variant, for a smoke run."""
-    groups: dict[tuple[str, bool], list[Arm]] = {}
-    for arm in arms:
-        groups.setdefault((arm.optimizer, arm.as_released), []).append(arm)
-    return [arm for group in groups.values() for arm in group[:SMOKE_LEVELS]]
+        trials = [trial for trial in whole.trials if status.begun(root, trial)]
+        complete = {t.config.group_key for t in trials} == _groups(whole)
+        if trials and (complete or whole.folder.is_dir()):
+            plans.append(replace(whole, trials=trials))
+    return plans

@@ -8,7 +8,7 @@ from typing import Any
 from precond.hyperparameters import nearest
 from precond.registry import REGISTRY
 from studies.harness.design import matching
-from studies.harness.design.arms import Arm, levels_of
+from studies.harness.design.arms import Arm, levels_of, spelled
 from studies.harness.design.options import Options
 from studies.harness.kinds.artefact import setting_errors
 from studies.harness.kinds.study.figures import unknown_metrics
@@ -78,18 +78,21 @@ def option_problems(
         levels: The levels of each factor, after those of the command have replaced the study's.
     """
     known = list(dict.fromkeys(arm.optimizer for arm in study.arms))
+    plugins = [name for name, entry in REGISTRY.items() if entry.plugin]
+    allowed = [*REGISTRY] if study.any_optimizer else [*dict.fromkeys([*known, *plugins])]
     errors = [
-        f'--optimizers = "{name}": not an optimizer of {study.name}.{nearest(name, known, _advice(name))}'
+        f'--optimizers = "{name}": not an optimizer of {study.name}.'
+        f"{nearest(name, allowed, _advice(name))}"
         for name in options.optimizers or []
-        if name not in known
+        if name not in allowed
     ]
     for factor in [*options.levels, *options.only]:
         if factor not in levels:
             errors.append(f"{factor}: not a factor of {study.name}.{nearest(factor, levels)}")
     for factor, selected in options.only.items():
-        listed = ", ".join(map(str, levels.get(factor, [])))
+        listed = ", ".join(str(spelled(level)) for level in levels.get(factor, []))
         errors += [
-            f"--only {factor}={level}: not a level of {study.name}; its levels are {listed}"
+            f"--only {factor}={spelled(level)}: not a level of {study.name}; its levels are {listed}"
             for level in selected
             if factor in levels and level not in levels[factor]
         ]

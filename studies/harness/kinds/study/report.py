@@ -22,6 +22,8 @@ from studies.harness.report import claims, document, protocol, sections, tuning
 from studies.harness.report import costs as seconds
 from studies.harness.report.document import Block, Details, Heading, Picture, Table, Text, fold
 
+NO_FIGURE = "There is no figure yet, because no trial has a result that it shows."
+
 
 def report(plan: StudyPlan) -> Report:
     """Write the report, its figures and its CSV files, and return the content of the report.
@@ -66,10 +68,11 @@ def _results(
     study, main = plan.artefact, extensions[0]
     decisions = claims.section(evidence.claims, study.undecidable, evidence.metric)
     return [
+        *_selection(plan),
         *_fold_notes(decisions, "The decisions in numbers", tables=True),
         *_interim(evidence),
         *protocol.facts(study),
-        *_pictures(main)[:1],
+        *(_pictures(main)[:1] or [Text(NO_FIGURE, note=True)]),
         *_fold_notes(main.blocks, "Notes on the figure"),
         Heading("Results"),
         table.table(evidence, study.name, study.title),
@@ -77,6 +80,18 @@ def _results(
         *sections.without_value(evidence),
         *sections.coverage_line(evidence.published),
     ]
+
+
+def _selection(plan: StudyPlan) -> list[Block]:
+    """Return the options of a selection; nothing for the study's own plan."""
+    if not plan.selection:
+        return []
+    folder = replace(plan, selection="").folder.name
+    text = (
+        f"`{plan.selection}`. This report contains the configurations that these options select. "
+        f"The folder of the report of the whole study is `{folder}`."
+    )
+    return [Text(text, label="Selection")]
 
 
 def _interim(evidence: Evidence) -> list[Block]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from precond.hyperparameters import HyperparameterError
-from studies.harness.design.arms import Arm, Trial, value
+from studies.harness.design.arms import Arm, Trial, as_level, value
+from studies.harness.design.claims import Better, Claim
 from studies.harness.kinds.artefact import Artefact
 from studies.harness.kinds.study.figures import Figure
 
@@ -30,6 +32,9 @@ class Study(Artefact):
         timed: True if the report shows the seconds per epoch, from the files of `compare_cost`.
         arms_on: The arms that replace `arms` on some workloads, by workload or by dataset.
         extra_figures: Additional figures of the same trials.
+        any_optimizer: True if `--optimizers` may name any registered optimizer. An optimizer that
+            no arm has is added with its values in the recipe. If such a study has no `claims`, it
+            claims of each pair of arms that the first one is better.
     """
 
     KIND: ClassVar[str] = "study"
@@ -40,6 +45,14 @@ class Study(Artefact):
     timed: bool = False
     arms_on: Mapping[str, Sequence[Arm]] = field(default_factory=dict)
     extra_figures: Sequence[Figure] = ()
+    any_optimizer: bool = False
+
+    def claims_on(self, workload: str) -> list[Claim]:
+        """Return the claims that are tested on a workload (see `Facts.claims_on`)."""
+        if self.claims or not self.any_optimizer:
+            return super().claims_on(workload)
+        pairs = itertools.combinations([arm.label for arm in self.arms_of(workload)], 2)
+        return [Better(first, than=second) for first, second in pairs]
 
     def arms_of(self, workload: str) -> list[Arm]:
         """Return the arms on a workload.
@@ -114,6 +127,16 @@ class Study(Artefact):
         seeds = self.seeds if seeds is None else seeds
         return power(self.claims_on(workload), labels, workload, seeds, metric, root)
 
+    def reported(self, plan: Any) -> Any:
+        """Return the plan with the trials of its arms that were trained with other seeds."""
+        return self.module("plan").reported(plan)
+
+    def results(self, plan: Plan) -> list[str]:
+        """Return the trials that have ended."""
+        from studies.harness.evidence.status import ended
+
+        return ended(plan.trials, plan.root)
+
     def evidence(self, plan: Plan) -> Evidence:
         """Return the analysis of the trials, with the decisions on the claims."""
         return self.module("results").evidence(plan)
@@ -126,23 +149,12 @@ class Study(Artefact):
         return [*folders, *sorted(plan.root.glob("cost/*/*.json"))]
 
     def next_steps(self, plan: Plan) -> list[tuple[str, str]]:
-        """Return the commands that train failed trials again and that add a seed.
+        """Return the commands that resume or repeat trials, and that add a seed.
 
-        The second command is omitted if the seeds are not 0 ... n - 1.
+        A command that adds a seed is returned if all trials have ended. It is omitted if the seeds
+        are not 0 ... n - 1.
         """
-        from studies.harness.evidence.status import FAILED, progress
-        from trainables.store import trial_folder
-
-        folders = [trial_folder(plan.root, trial.config.trial_key) for trial in plan.trials]
-        steps = []
-        if any(progress(folder)["status"] == FAILED for folder in folders):
-            command = "the same command with --retry failed"
-            steps.append((command, "trains the failed trials again"))
-        seeds = {trial.config.seed for trial in plan.trials}
-        if seeds != set(range(len(seeds))):
-            return steps
-        command = f"the same command with --seeds {len(seeds) + 1}"
-        return [*steps, (command, "trains one more seed of each arm")]
+        return self.module("next_steps").next_steps(plan)
 
 
 def _distinct(arms: Sequence[Arm], workload: str) -> list[Arm]:
@@ -174,7 +186,7 @@ def _with_centre(row: Sequence[Arm], workload: str) -> list[Arm]:
     factor = first.factors[0]
     recipe_arm = Arm(optimizer=first.optimizer, as_released=first.as_released)
     try:
-        centre = value(recipe_arm.resolve(workload), factor)
+        centre = as_level(value(recipe_arm.resolve(workload), factor))
     except HyperparameterError:  # `Study.trials` reports the error
         return [*row]
     if centre is None or centre in levels:

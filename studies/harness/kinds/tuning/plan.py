@@ -14,6 +14,7 @@ from studies.harness.design.options import Options
 from studies.harness.evidence import status
 from studies.harness.evidence.metrics import count, on_workload
 from studies.harness.kinds.artefact import Plan, Work, plan_workloads, recipe
+from studies.harness.kinds.selection import select
 from studies.harness.kinds.tuning.tuning import RecipeTuning
 from trainables.recipes.tuning import SPACES, TRAIN_FRACTION, configurations, ledger_file
 
@@ -34,15 +35,22 @@ class TuningPlan(Plan):
     @property
     def folder(self) -> Path:
         """The folder of the ledger."""
-        return self.root / self.artefact.name / ledger_file(self.workload).stem
+        name = ledger_file(self.workload).stem
+        name = f"{name}+{self.selection}" if self.selection else name
+        return self.root / self.artefact.name / name
 
 
 def plans(tuning: RecipeTuning, options: Options) -> list[TuningPlan]:
     """Return the plans of a tuning (see `Artefact.plan`)."""
-    return plan_workloads(tuning, options, partial(_plan, tuning, options))
+    return plan_workloads(tuning, options, partial(_selected, tuning, options))
 
 
-def _plan(tuning: RecipeTuning, options: Options, name: str) -> TuningPlan:
+def _selected(tuning: RecipeTuning, options: Options, workload: str) -> TuningPlan:
+    plan_of = partial(_plan, tuning, workload)
+    return select(plan_of(options), plan_of, lambda plan: {*plan.optimizers})
+
+
+def _plan(tuning: RecipeTuning, name: str, options: Options) -> TuningPlan:
     optimizers = list(dict.fromkeys(options.optimizers or SPACES))
     no_space = f"{tuning.name} has no search space for it"
     errors = {

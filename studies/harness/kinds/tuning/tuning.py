@@ -37,6 +37,12 @@ class RecipeTuning(Artefact):
 
         execute(plans, driver)
 
+    def results(self, plan: Plan) -> list[str]:
+        """Return the trials that have ended."""
+        from studies.harness.evidence.status import ended
+
+        return ended(plan.trials, plan.root)
+
     def tracking(self, plan: Any) -> None:
         """Return None, because the ledger is the only record of a tuning."""
         return None

@@ -10,12 +10,14 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from studies.harness.evidence.analysis import Evidence
 from studies.harness.evidence.arms import mean_curves
 from studies.harness.evidence.metrics import higher_is_better, metric_name, unit, words
 from studies.harness.report.figures import means
+from studies.harness.report.figures.layout import legend
 from studies.harness.report.figures.means import Curve
 from studies.harness.report.figures.style import (
     STYLE,
@@ -23,7 +25,6 @@ from studies.harness.report.figures.style import (
     display,
     entries,
     integer_axis,
-    legend,
     lines,
     lost_words,
     panels,
@@ -51,11 +52,12 @@ DIAGNOSTICS = {
 def draw(evidence: Evidence, metrics: Sequence[str], folder: Path) -> list[Path]:
     """Draw `curves.pdf`, `.png` and `.svg` from the completed trials; nothing if there are none.
 
-    There is one column for each metric. The rows are the combinations of levels, each divided into
+    There is one column for each metric that the trials have. The rows are the combinations of levels, each divided into
     as-released and corrected variants. An optimizer with only one variant is in both rows.
     """
     completed = evidence.completed_epochs
-    if completed.empty:
+    metrics = [name for name in metrics if name in completed and completed[name].notna().any()]
+    if not metrics:
         return []
     arms = completed.drop_duplicates("arm")
     tables = {metric: means.tables(completed, metric) for metric in metrics}
@@ -77,7 +79,7 @@ def draw(evidence: Evidence, metrics: Sequence[str], folder: Path) -> list[Path]
     for axes in grid[-1]:
         axes.set_xlabel("epoch")
     order = _by_final_mean(arms, tables[metrics[0]], higher_is_better(metrics[0]))
-    handles = _handles(evidence, dict.fromkeys([*order, *names]), styles)
+    handles = _handles(evidence, dict.fromkeys([*order, *names]), styles) | _marks(grid.flat)
     title = means.over_seeds(pd.concat(tables[metrics[0]])["n"])
     legend(figure, handles, 4, f"{title}; ordered by the final {words(metrics[0])}, best first")
     state(figure, evidence.claims)
@@ -113,6 +115,11 @@ def _handles(
         label = f"{display(name)} ({lost})" if lost else display(name)
         handles[label] = Line2D([], [], color=color, linestyle=dashes, linewidth=means.WIDTH)
     return handles
+
+
+def _marks(panels: Iterable[Axes]) -> dict[str, Any]:
+    """Return the entry of the legend for intervals beyond the axis, if there are any."""
+    return {name: mark for name, mark in entries(panels).items() if name == means.BEYOND}
 
 
 def _by_level(arms: Any, factors: Sequence[str]) -> list[tuple[str, Any]]:

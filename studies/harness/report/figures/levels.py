@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -22,8 +23,9 @@ from studies.harness.evidence.levels import are_numbers, sorted_levels
 from studies.harness.evidence.metrics import higher_is_better, unit
 from studies.harness.evidence.status import LOST
 from studies.harness.report.figures import references as bands
+from studies.harness.report.figures.layout import legend
 from studies.harness.report.figures.limits import ArmRow, limits
-from studies.harness.report.figures.means import over_seeds
+from studies.harness.report.figures.means import mark_ends, over_seeds
 from studies.harness.report.figures.style import (
     BLUE,
     BOX,
@@ -33,7 +35,6 @@ from studies.harness.report.figures.style import (
     VERMILION,
     display,
     entries,
-    legend,
     panels,
     save,
     state,
@@ -58,11 +59,12 @@ def draw(
     references: Sequence[str],
     folder: Path,
 ) -> list[Path]:
-    """Draw `<factor>.pdf`, `.png` and `.svg`; nothing if no trial has completed.
+    """Draw `<factor>.pdf`, `.png` and `.svg`; nothing without a panel or a completed trial.
 
-    There is one panel for each of the `optimizers` that has a trial that ended. Levels with trials
-    that ended without a result are marked. The `references` are optimizers without the factor;
-    they are omitted if they have no completed trial.
+    There is one panel for each of the `optimizers` that has a trial with a level that ended. Levels
+    with trials that ended without a result are marked. The arms without the factor are references:
+    first those of the `references`, then all others. They are omitted if they have no completed
+    trial.
     """
     arms: list[Any] = [arm for arm in evidence.arms.to_dict("records") if arm["n"] or _lost(arm)]
     if not any(arm["n"] for arm in arms):
@@ -71,9 +73,12 @@ def draw(
     without_factor = {
         arm["optimizer"]: arm for arm in reversed(arms) if arm["n"] and pd.isna(arm.get(factor))
     }
-    selected = [without_factor[name] for name in references if name in without_factor]
+    order = [name for name in references if name in without_factor]
+    selected = [without_factor[name] for name in dict.fromkeys([*order, *without_factor])]
     names = {arm["optimizer"] for arm in with_factor}
-    titles = [name for name in optimizers if name in names] or [""]
+    titles = [name for name in optimizers if name in names]
+    if not titles:
+        return []
     return save(_figure(evidence, factor, titles, selected, with_factor), folder, factor)
 
 
@@ -128,9 +133,6 @@ def _panel(
     axes: Axes, evidence: Evidence, factor: str, arms: Sequence[ArmRow], styles: Mapping[str, Any]
 ) -> None:
     """Draw the lines of an optimizer, with a horizontal offset so that none hides another."""
-    if not arms:
-        axes.set_xticks([])
-        return
     levels = sorted_levels(arm[factor] for arm in arms)
     at = dict(zip(levels, _positions(axes, levels), strict=True))
     lines: dict[str, list[ArmRow]] = {}
@@ -173,12 +175,20 @@ def _line(
     color, dashes, marker = style
     drawn = [(place, arm) for place, arm in zip(x, arms, strict=True) if arm["n"]]
     mean = [scale * arm["mean"] for _, arm in drawn]
-    ends = [arm["mean"] if math.isnan(arm["ci_hi"]) else arm["ci_hi"] for _, arm in drawn]
-    half = [scale * (end - arm["mean"]) for end, (_, arm) in zip(ends, drawn, strict=True)]
+    ends = [
+        [scale * sign * (arm[end] - arm["mean"]) for _, arm in drawn]
+        for sign, end in ((-1, "ci_lo"), (1, "ci_hi"))
+    ]
     look = {"color": color, "linestyle": dashes, "linewidth": 1.4, "zorder": 2.5}
     look |= {"marker": marker, "markersize": 4.5, "capsize": 3}
     places = [place for place, _ in drawn]
-    axes.errorbar(places, mean, half, transform=_moved(axes, shift), label=name, **look)
+    axes.errorbar(
+        places, mean, np.nan_to_num(ends), transform=_moved(axes, shift), label=name, **look
+    )
+    for place, arm in drawn:
+        interval = scale * arm["ci_lo"], scale * arm["ci_hi"]
+        edge = _moved(axes, shift, axes.get_xaxis_transform())
+        mark_ends(axes, place, interval, color, transform=edge)
 
 
 def _mark_at_edge(

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from studies.harness.evidence.arms import mean_curves
-from studies.harness.evidence.metrics import join_words, unit
+from studies.harness.evidence.metrics import few, unit
 from studies.harness.report.figures.style import BOX, Style, set_logarithmic
 
 WIDTH = 1.3  # of a line, in points
@@ -21,6 +21,7 @@ CHARACTERS = 40  # of a line of text in a panel
 DASH = 3  # length of the dashes of lines that lie on others, in line widths
 BAND: Any = {"alpha": 0.13, "linewidth": 0}  # the look of an interval
 FEW_BANDS = 6  # with more bands than this, their overlaps would hide the lines at the usual opacity
+BEYOND = "interval beyond the axis"
 # A linear axis ends at the worst mean after this fraction of the epochs.
 SETTLED = 0.2
 
@@ -70,10 +71,32 @@ def draw_curves(axes: Axes, curves: Sequence[Curve], higher: bool) -> None:
         axes.fill_between(curve.x, low, high, color=color, **{**BAND, "alpha": opacity})
         look = {"color": color, "linestyle": dashes, "linewidth": WIDTH}
         axes.plot(curve.x, mean, label=curve.name, **look)
+        last = float(low.iloc[-1]), float(high.iloc[-1])
+        mark_ends(axes, curve.x[-1], last, color, transform=axes.get_xaxis_transform())
     y, side = (0.03, "bottom") if higher else (0.97, "top")
     font: Any = {"ha": "right", "va": side, "fontsize": 7.5, "color": "0.25", "bbox": BOX}
     text = axes.text(0.98, y, coincide(twins), transform=axes.transAxes, **font)
     text.set_in_layout(False)  # a long text must not change the size of the panels
+
+
+def mark_ends(
+    axes: Axes, x: float, interval: Sequence[float], color: str, *, transform: Any
+) -> None:
+    """Mark each end of an interval that is beyond the vertical axis by an open arrow at its edge.
+
+    Args:
+        axes: The panel, with its final limits.
+        x: The horizontal position of the arrow.
+        interval: The two ends, in the unit of the axis; nan if there is no interval.
+        color: The colour.
+        transform: Coordinates whose vertical axis is that of the panel (0 to 1).
+    """
+    (bottom, top), (low, high) = sorted(axes.get_ylim()), interval
+    for beyond, y, marker in ((low < bottom, 0.0, "v"), (high > top, 1.0, "^")):
+        if beyond:
+            look: Any = {"color": color, "markersize": 4.5, "markerfacecolor": "white"}
+            look |= {"linestyle": "", "clip_on": False, "zorder": 3, "label": BEYOND}
+            axes.plot([x], [y], marker, transform=transform, **look)
 
 
 def coincidences(axes: Axes, lines: Mapping[str, pd.Series]) -> dict[str, str]:
@@ -126,7 +149,7 @@ def coincide(twins: Mapping[str, str]) -> str:
     for first in dict.fromkeys(twins.values()):
         names = [name for name, other in twins.items() if other == first]
         verb = "coincides" if len(names) == 1 else "coincide"
-        sentences.append(f"{join_words(names)} {verb} with {first} for most epochs")
+        sentences.append(f"{few(names)} {verb} with {first} for most epochs")
     return "\n".join(textwrap.fill(sentence, CHARACTERS) for sentence in sentences)
 
 

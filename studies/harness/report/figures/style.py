@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from studies.harness.evidence.claims import NOT_TESTED, Decision
 from studies.harness.evidence.status import LOST
+from studies.harness.report.figures.layout import fit
 
 STYLE: Any = {
     "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "legend.fontsize": 8.5, "legend.frameon": False,
@@ -53,7 +53,6 @@ SPARE: tuple[Style, ...] = tuple(
 # The background of text in a panel, which may lie on lines.
 BOX: Any = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.5}
 DECADE = 10  # an axis is logarithmic if the values differ by at least this factor
-CHARACTERS = 15  # of a title, per inch
 MAP = "cividis"  # perceptually uniform, also for colour-blind readers and in grayscale
 NAMES = {
     "sgd": "SGD", "foof": "FOOF", "kfac": "KFAC", "ekfac": "EKFAC", "steve": "STEVE", "soap": "SOAP",
@@ -115,9 +114,7 @@ def state(figure: Figure, decisions: Sequence[Decision]) -> None:
     """Write the decision on the first tested claim above the panels; nothing without one."""
     tested = [decision for decision in decisions if decision.verdict != NOT_TESTED]
     if tested:
-        text = f"{tested[0].verdict.capitalize()}: {tested[0].text}"
-        width = int(CHARACTERS * figure.get_figwidth())
-        figure.suptitle(textwrap.fill(text, width), fontsize=10)
+        figure.suptitle(f"{tested[0].verdict.capitalize()}: {tested[0].text}", fontsize=10)
 
 
 def integer_axis(axes: Axes) -> None:
@@ -138,20 +135,12 @@ def entries(row: Iterable[Axes]) -> dict[str, Any]:
     return {label: handle for pair in handles for handle, label in zip(*pair, strict=True)}
 
 
-def legend(figure: Figure, handles: Mapping[str, Any], columns: int, title: str = "") -> None:
-    """Add a legend with these handles, by label, below the panels."""
-    figure.legend(
-        handles.values(),
-        handles.keys(),
-        loc="outside lower center",
-        ncols=min(len(handles), columns),
-        title=title or None,
-        title_fontsize=8.5,
-    )
-
-
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write a figure as `<name>.pdf`, `.png` and `.svg`; equal figures have equal bytes."""
+    """Write a figure as `<name>.pdf`, `.png` and `.svg`; equal figures have equal bytes.
+
+    Its texts are arranged first (`layout.fit`), which may make the figure higher.
+    """
+    fit(figure)
     folder.mkdir(parents=True, exist_ok=True)
     # Without these entries, the files would contain dates and the version of matplotlib.
     blank: dict[str, dict[str, None]] = {

@@ -16,6 +16,7 @@ from studies.harness.evidence.costs import Cost
 from studies.harness.evidence.metrics import higher_is_better, unit
 from studies.harness.evidence.targets import Times
 from studies.harness.report.figures import means
+from studies.harness.report.figures.layout import legend
 from studies.harness.report.figures.means import Curve
 from studies.harness.report.figures.style import (
     STYLE,
@@ -23,7 +24,6 @@ from studies.harness.report.figures.style import (
     display,
     entries,
     integer_axis,
-    legend,
     lines,
     panels,
     save,

@@ -11,12 +11,12 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from studies.harness.evidence.metrics import number, words
+from studies.harness.report.figures.layout import legend
 from studies.harness.report.figures.style import (
     LINES,
     STYLE,
     display,
     entries,
-    legend,
     lines,
     panels,
     save,
