@@ -7,13 +7,13 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from studies.ablation_rank import STUDY
-from studies.harness.evidence.ledger import frame
+import studies
 
 
 def main(root: Path = Path("outputs")) -> Path:
     """Print the mean test error and time of each arm, and draw one against the other."""
-    trials = frame(STUDY, root, seeds=5)  # a row for each trial; per="epoch": for each epoch
+    results = studies.load("ablation_rank", out=root)
+    trials = results.frame()  # a row for each trial; per="epoch": for each epoch
     completed = trials[trials["status"] == "completed"]
     arms = completed.groupby("arm", sort=False)[["test/mse", "time/train_s"]].mean()
     print(arms.to_string(float_format="{:.3f}".format))

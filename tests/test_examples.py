@@ -66,13 +66,24 @@ def test_results_are_read_and_drawn_with_pandas(
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the Jupyter packages
-def test_the_notebook_runs_a_study_and_shows_its_figure(
+def test_the_notebook_runs_a_study_and_displays_its_claims_and_figure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
     notebook = nbformat.read(EXAMPLES / "run_a_study.ipynb", as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell("studies.main(STUDY)"))
     client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
     client.execute(env={**os.environ, "MLFLOW_TRACKING_URI": "none"})
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    assert any("image/png" in output.get("data", {}) for output in outputs)
-    assert any(output.get("data", {}).get("text/plain") == "0" for output in outputs)
+    run, figure, table, folder, command_line = [
+        cell["outputs"] for cell in notebook.cells if cell.get("outputs")
+    ]
+    progress = [output["data"].get("text/plain", "") for output in run if "data" in output]
+    assert any("9/9 trials" in text and "\u2501" in text for text in progress)
+    result = run[-1]["data"]
+    assert "nysact-s is better than sgd, for the train loss" in result["text/html"]
+    assert 'src="data:image/png;base64,' in result["text/html"]
+    assert "9 done, 0 to go" in result["text/plain"]
+    assert "image/png" in figure[0]["data"]
+    assert "nysact-s" in table[0]["data"]["text/html"]
+    assert folder[0]["data"]["text/html"].count("completed") == 9
+    assert command_line[0]["text"].endswith("call studies.run(STUDY) instead\n")

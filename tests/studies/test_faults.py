@@ -346,6 +346,23 @@ def test_signals_are_deferred_until_ray_has_started(number: int):
         pass  # without a signal, nothing is raised
 
 
+def test_a_thread_starts_and_stops_ray_without_signal_handlers():
+    """`signal.signal` raises ValueError outside the main thread."""
+    errors: list[Exception] = []
+
+    def use() -> None:
+        try:
+            with stopping.defer_signals(), execute._signals():
+                pass
+        except ValueError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join(60)
+    assert errors == []
+
+
 class FakeTrial(SimpleNamespace):
     __hash__ = object.__hash__
 

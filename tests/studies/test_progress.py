@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from studies.ablation_rank import STUDY
-from studies.harness.cluster import progress
+from studies.harness.cluster import notebook, progress
 from studies.harness.cluster.progress import StudyProgress
 from studies.harness.design.arms import Arm
 from studies.harness.kinds.study.study import Trial
@@ -98,3 +99,22 @@ def test_terminal_shows_a_bar_and_a_line_for_each_running_trial(trials):
     assert head.startswith("1/6 trials, 1 failed or diverged, ") and "━" in head
     assert len(below) == progress.LINES and all("1/" in line and "50.00%" in line for line in below)
     assert all(len(line) <= 80 for line in (head, *below))
+
+
+def test_a_notebook_has_one_output_that_is_replaced(trials, monkeypatch):
+    contents: list[str] = []
+    handle = SimpleNamespace(update=lambda data, raw: contents.append(data["text/plain"]))
+
+    def display(data: dict[str, str], raw: bool, display_id: bool) -> SimpleNamespace:
+        contents.append(data["text/plain"])
+        return handle
+
+    monkeypatch.setattr("IPython.display.display", display)
+    monkeypatch.setattr(notebook, "SECONDS", 0.0)
+    key = trials[0].config.trial_key
+    output = Console(file=io.StringIO(), force_jupyter=True)
+    with StudyProgress(trials, output) as study_progress:
+        study_progress.epoch(key, 0, {"test/accuracy": 0.5})
+        study_progress.finished(key)
+    assert "0/6 trials, starting" in contents[0] and "epoch 1/" in contents[1]
+    assert "1/6 trials" in contents[-1] and "\u2501" in contents[-1]
