@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
 from precond.hyperparameters import HyperparameterError
 from studies.harness.command import lock, reports, screen
-from studies.harness.command.screen import environment, refuse, stopped
+from studies.harness.command.interrupts import Interrupts
+from studies.harness.command.problems import activity, guarded
+from studies.harness.command.screen import refuse, stopped
 from studies.harness.design.arms import Trial
-from studies.harness.design.ending import (
-    COMPLETE,
-    ENVIRONMENT,
-    INTERRUPTED,
-    SOME_FAILED,
-    STOPS,
-    Stopped,
-)
+from studies.harness.design.ending import COMPLETE, ENVIRONMENT, SOME_FAILED, Stopped
 from studies.harness.design.options import Options
 from studies.harness.kinds.artefact import Artefact, Driver, Plan, Work
-from trainables.data import DataError
 from trainables.store import StoreError
 from trainables.workloads import prepare_data
 
@@ -44,54 +37,32 @@ def run(artefacts: Sequence[Artefact], options: Options, errors: Sequence[str] =
     Returns:
         The exit code.
     """
+    return guarded(lambda: _plan_and_run(artefacts, options, errors))
+
+
+def _plan_and_run(artefacts: Sequence[Artefact], options: Options, errors: Sequence[str]) -> int:
     # With --json, standard output contains the results only.
     console = screen.terminal(stderr=options.as_json)
-    plans, work, problems = _plans(artefacts, options)
+    with activity(f"read {options.root}"):
+        plans, work, problems = _plans(artefacts, options)
     if errors or problems:
         return refuse([*errors, *problems])
-    return guarded(lambda: _run(plans, work, options, console), options.root)
-
-
-def guarded(work: Callable[[], int], root: Path) -> int:
-    """Do a command's work and return its exit code; print expected exceptions as one line."""
-    try:
-        with _terminable():
-            return work()
-    except KeyboardInterrupt:
-        return stopped(INTERRUPTED, "interrupted")
-    except Stopped as end:
-        return stopped(end.code, str(end))
-    except (StoreError, DataError) as problem:
-        return environment(str(problem))
-    except OSError as problem:
-        return environment(f"cannot write to {root} ({problem.strerror or problem})")
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM raise `Stopped`. While trials run, `cluster/execute.py` replaces this handler."""
-
-    def stop(number: int, frame: object) -> None:
-        raise Stopped(*STOPS["SIGTERM"])
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return _run(plans, work, options, console)
 
 
 def _run(plans: Sequence[Plan], work: Sequence[Work], options: Options, console: Console) -> int:
     if options.dry_run:
         _print_plans(plans, work, options, console)
         return COMPLETE
-    if problems := _unready(work, options, console):
+    with activity(f"read the data in {options.data_dir}"):
+        problems = _unready(work, options, console)
+    if problems:
         return refuse(problems)
     for plan, part in zip(plans, work, strict=True):
         console.print(plan.headline)
         console.print(part.summary, highlight=False)
-    with lock.exclusive(options.root) as generation:
-        check_disk_space(options.root)
+    failed, interrupts = False, Interrupts()
+    with _locked(options.root) as generation:
         results = reports.Reports(plans, options, console)
         try:
             # Compute the missing work again, because another driver may have done some of it before
@@ -101,13 +72,26 @@ def _run(plans: Sequence[Plan], work: Sequence[Work], options: Options, console:
                 driver = Driver(
                     options=options, generation=generation, console=console, on_lost=_lost
                 )
-                _execute(plans, driver)
+                with activity("train the trials"), interrupts:
+                    _execute(plans, driver)
         finally:
-            failed = results.write()
+            if not interrupts.insistent:
+                with activity("write the report"):
+                    failed = results.write()
     commands = screen.compare(options.root, options.uri)
     commands += [step for plan in plans[:1] for step in plan.artefact.next_steps(plan)]
     screen.print_next_steps(commands, console)
     return SOME_FAILED if failed else COMPLETE
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[int]:
+    """Lock the output folder, check its disk, and yield the generation of this driver."""
+    with ExitStack() as stack:
+        with activity(f"write to {root}"):
+            generation = stack.enter_context(lock.exclusive(root))
+            check_disk_space(root)
+        yield generation
 
 
 # ---------------------------------------------------------------------- checks before the start
@@ -171,15 +155,19 @@ def _estimate(trials: Sequence[Trial], options: Options) -> str:
 
 
 def _unready(work: Sequence[Work], options: Options, console: Console) -> list[str]:
-    """Return a line for each problem with the data, or with the cluster of `--address`."""
+    """Return a line for each problem with the data, with the cluster, or with Ray's sockets."""
     names = {trial.config.workload for part in work for trial in part.trials}
     problems = prepare_data(
         names, options.data_dir, download=options.download, verify=options.verify_data
     )
     if problems:
         return problems
-    if not options.address or not any(part.count and part.on_ray for part in work):
+    if not any(part.count and part.on_ray for part in work):
         return []
+    if not options.address:
+        from studies.harness.cluster import local
+
+        return [problem] if (problem := local.socket_problem()) else []
     from studies.harness.cluster import inspect
 
     banner, problems = inspect.inspect(options.address, options)
