@@ -21,21 +21,24 @@ if TYPE_CHECKING:
     from precond.diagnostics.observe import observe
     from precond.hessian import backward
     from precond.hyperparameters import HyperparameterError
+    from precond.layer_coverage import Coverage, coverage
     from precond.optimizers import EKFAC, FOOF, KFAC, STEVE, Eva, NysAct, SketchySGD
     from precond.registry import available, build, check, defaults
 
 __all__ = [
-    "EKFAC", "FOOF", "KFAC", "STEVE", "Eva", "HyperparameterError", "NysAct", "SketchySGD",
-    "available", "backward", "build", "check", "defaults", "observe", "registry",
-    "separate_attention",
+    "EKFAC", "FOOF", "KFAC", "STEVE", "Coverage", "Eva", "HyperparameterError", "NysAct",
+    "SketchySGD", "available", "backward", "build", "check", "coverage", "defaults", "observe",
+    "registry", "separate_attention",
 ]  # fmt: skip
 
 _OPTIMIZERS = ("EKFAC", "FOOF", "KFAC", "STEVE", "Eva", "NysAct", "SketchySGD")
 _MODULES = {
     **dict.fromkeys(_OPTIMIZERS, "optimizers"),
     **dict.fromkeys(("available", "build", "check", "defaults"), "registry"),
+    "Coverage": "layer_coverage",
     "HyperparameterError": "hyperparameters",
     "backward": "hessian",
+    "coverage": "layer_coverage",
     "observe": "diagnostics.observe",
     "separate_attention": "attention",
 }

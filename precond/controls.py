@@ -10,7 +10,8 @@ from torch import Tensor
 
 from precond.diagnostics import measures as diagnostics
 from precond.diagnostics.monitor import Clock
-from precond.layers import Layer, plain_modules
+from precond.layer_coverage import Coverage, count
+from precond.layers import Layer, plain_modules, uncalled
 from precond.saving import Saved
 
 
@@ -40,15 +41,24 @@ class Controls(Saved):
     def skipped_layers(self) -> dict[str, str]:
         """Return the modules whose parameters follow their gradient, each with the reason.
 
-        After the first step, these include layers whose forward has never been recorded, such as
-        the output projection of `nn.MultiheadAttention`.
+        After the first step, these include layers whose forward has never been recorded.
         """
         unseen = {layer.name for bank in self._banks for layer in bank.unseen()}
-        unusable = {name: text for bank in self._banks for name, text in bank.unusable.items()}
-        reasons = {name: text for name, text in unusable.items() if name in unseen}
         absent = dict.fromkeys(unseen, "its forward has not been recorded") if self.steps else {}
-        skipped = {**self._skipped, **absent, **reasons}
+        unusable = {name: text for bank in self._banks for name, text in bank.unusable.items()}
+        reasons = {**uncalled(self._model), **unusable}
+        known = {name: text for name, text in reasons.items() if name in unseen}
+        skipped = {**self._skipped, **absent, **known}
         return {name: skipped[name] for name in plain_modules(self._model) if name in skipped}
+
+    def coverage(self) -> Coverage:
+        """Return the numbers of layers and parameters that are preconditioned."""
+        layers = [self._layers[name] for name in self.preconditioned_layers()]
+        return count(
+            modules=plain_modules(self._model).values(),
+            parameters=[p for group in self.param_groups for p in group["params"]],
+            preconditioned=[p for layer in layers for p in layer.parameters.values()],
+        )
 
     @property
     def batch_first(self) -> bool | None:

@@ -162,6 +162,10 @@ def find_layers(
 
 
 KINDS = (nn.Linear, nn.Conv2d)
+UNCALLED = (
+    "MultiheadAttention does not call its forward: call precond.separate_attention(model) "
+    "before you build the optimizer"
+)
 
 
 def _reason_to_skip(
@@ -198,6 +202,21 @@ def _reason_of_tensor(parameter: Tensor) -> str | None:
     if parameter.layout is not torch.strided:
         return "its parameters are sparse"
     return None if parameter.numel() else "its parameters are empty"
+
+
+def uncalled(model: nn.Module) -> dict[str, str]:
+    """Return the layers whose forward is never called because their parent reads their weights.
+
+    These are the output projections of `nn.MultiheadAttention`, by name, each with the reason.
+    """
+    parents = {name: m for name, m in plain_modules(model).items() if _reads_weights(m)}
+    return {f"{name}.out_proj".lstrip("."): UNCALLED for name in parents}
+
+
+def _reads_weights(module: nn.Module) -> bool:
+    """Return True if the module has the forward of `nn.MultiheadAttention`."""
+    kind = nn.MultiheadAttention
+    return isinstance(module, kind) and type(module).forward is kind.forward
 
 
 def _batch_axes(model: nn.Module) -> dict[nn.Module, bool | None]:
