@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import subprocess
@@ -12,14 +13,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from precond import HyperparameterError
 from studies.ablation_rank import STUDY
 from studies.harness.cluster import execute, local
-from studies.harness.command import cli, interrupts, problems, reports
+from studies.harness.command import cli, interrupts, problems, reports, screen
+from studies.harness.command.manage import GROUP
+from studies.harness.command.options import parse
 from studies.harness.command.run import run
 from studies.harness.design.ending import STOPS, Stopped
 from studies.harness.design.options import Options
+from studies.harness.design.result import Listing, Report
+from tests.faults import __main__ as faults
 from trainables.data import DataError
 from trainables.files import append_lines, write_atomically
 from trainables.store import StoreError
@@ -139,8 +145,6 @@ def test_an_unreadable_output_folder_is_not_called_unwritable(
 def test_every_command_of_the_group_prints_one_line_for_an_unreadable_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    from studies.harness.command.manage import GROUP
-
     def denied(root: Path) -> list[Path]:
         raise PermissionError(errno.EACCES, "Permission denied", str(root / "trials"))
 
@@ -251,3 +255,88 @@ def test_ctrl_c_before_the_work_ends_with_130_and_the_command_that_resumes(
     monkeypatch.setattr(sys, "argv", ["ablation_rank.py", "--seeds", "2"])
     assert cli.invoke(cli.command(STUDY)) == 130
     assert capsys.readouterr().err.endswith("  python ablation_rank.py --seeds 2\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "flag"),
+    [
+        ("out", "--out"),
+        ("data_dir", "--data-dir"),
+        ("workload", "--workload"),
+        ("optimizers", "--optimizers"),
+        ("tracking_uri", "--tracking-uri"),
+        ("plugin", "--plugin"),
+    ],
+)
+@pytest.mark.parametrize("value", ["", " ", "a\0b", "a\nb"])
+def test_an_empty_value_or_a_control_character_is_refused(name: str, flag: str, value: str):
+    _, errors = parse({name: value})
+    assert len(errors) == 1 and errors[0].startswith(f'{flag} = "{value}": must be ')
+
+
+def test_an_empty_setting_is_refused():
+    assert parse({"settings": [""]})[1] == [
+        "--set : must have the form NAME=VALUE, such as damping=0.1"
+    ]
+
+
+@pytest.mark.parametrize("variable", ["PRECOND_OUT", "PRECOND_DATA"])
+def test_an_empty_variable_is_refused(variable: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(variable, "")
+    line = f'{variable} = "": must be a folder; unset the variable for the default'
+    assert parse({})[1] == [line]
+
+
+def test_an_empty_output_folder_is_refused_by_the_commands_of_the_group(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "argv", ["studies", "status", "--out", ""])
+    assert cli.invoke(GROUP) == 2
+    assert "'--out': must be a folder" in capsys.readouterr().err
+
+
+def test_a_smoke_run_refuses_a_workload():
+    _, errors = parse({"smoke": True, "workload": "digits/mlp"})
+    assert errors == [
+        "--workload = digits/mlp: --smoke always uses digits/cnn: omit one of the two options"
+    ]
+
+
+@pytest.mark.parametrize("seeds", [0, -3, 2.5, True])
+def test_the_power_of_an_impossible_number_of_seeds_is_refused(seeds: int):
+    with pytest.raises(HyperparameterError, match=f"seeds = {seeds}: must be an integer >= 1"):
+        STUDY.power(seeds=seeds)
+
+
+def test_tables_of_several_workloads_name_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(execute, "train", lambda *_: "done")
+    options = Options(
+        out=tmp_path, seeds=[0], optimizers=["sgd"], tracking_uri="none",
+        workload="digits/mlp,digits/cnn",
+    )  # fmt: skip
+    run([STUDY], options)
+    printed = capsys.readouterr().out
+    first, second, third = printed.split("mean over n completed trials")
+    assert [part.rfind("digits/cnn") > part.rfind("digits/mlp") for part in (first, second)] == [
+        False,
+        True,
+    ]
+    assert "digits" in third
+
+
+def test_a_narrow_terminal_shows_all_columns_of_the_results():
+    listing = Listing(
+        title="t", header=["arm", *(f"column {i}" for i in range(6))], rows=[["1"] * 7]
+    )
+    file = io.StringIO()
+    screen.show(Report(files=[Path("report.html")], listing=listing), Console(file=file, width=40))
+    assert "column 5" in file.getvalue()
+
+
+def test_the_fault_scenarios_refuse_a_count_that_is_no_integer(capsys: pytest.CaptureFixture[str]):
+    for arguments in (["torn", "--n", "x"], ["torn=x"]):
+        with pytest.raises(SystemExit, match="2"):
+            faults.main(arguments)
+        assert "Traceback" not in capsys.readouterr().err

@@ -13,6 +13,7 @@ from rich.console import Console
 from precond.hyperparameters import HyperparameterError
 from studies.harness.command import lock, reports, screen
 from studies.harness.command.interrupts import Interrupts
+from studies.harness.command.naming import key_problem
 from studies.harness.command.problems import activity, guarded
 from studies.harness.command.screen import refuse, stopped
 from studies.harness.design.arms import Trial
@@ -23,7 +24,6 @@ from trainables.store import StoreError
 from trainables.workloads import prepare_data
 
 FREE_BYTES = 50 * 2**20  # required free disk space, for checkpoints, tables and MLflow's database
-MIN_KEY_DIGITS = 6  # required of a trial's key on the command line
 
 
 def run(artefacts: Sequence[Artefact], options: Options, errors: Sequence[str] = ()) -> int:
@@ -117,13 +117,20 @@ def _plans(
             plans += planned
         except (HyperparameterError, StoreError) as error:
             errors += str(error).splitlines()
-    known = {trial.config.trial_key for plan in plans for trial in plan.trials if options.rerun}
-    for key in options.rerun:
-        if len(key) < MIN_KEY_DIGITS or not any(name.startswith(key) for name in known):
-            allowed = f"at least the first {MIN_KEY_DIGITS} digits of the key of a planned trial"
-            place = "trials.csv of the report lists the keys"
-            errors.append(f"--rerun = {key}: must be {allowed}; {place}")
-    return plans, work, errors
+    return plans, work, errors + _rerun_problems(plans, options)
+
+
+def _rerun_problems(plans: Sequence[Plan], options: Options) -> list[str]:
+    """Return a line for each `--rerun` that does not name exactly one planned trial."""
+    if not options.rerun:
+        return []
+    names = {
+        trial.config.trial_key: f"{trial.arm.label} seed {trial.config.seed}"
+        for plan in plans
+        for trial in plan.trials
+    }
+    errors = [key_problem(key, names, names.__getitem__, "of the plan") for key in options.rerun]
+    return [f"--rerun = {line}" for line in errors if line]
 
 
 def _print_plans(
@@ -147,11 +154,12 @@ def _print_plans(
 def _estimate(trials: Sequence[Trial], options: Options) -> str:
     """Return the estimate of the training, or the error of an optimizer or model in its steps."""
     from studies.harness.command.estimate import estimate
+    from studies.harness.command.limited import MeasurementError
 
     try:
         return str(estimate(trials, options))
-    except Exception as error:  # of the code of a plugin; the trials will fail, too
-        return f"The training time is not known, because a step failed: {error!r}."
+    except MeasurementError as error:  # of the code of a plugin; the trials will fail, too
+        return f"The training time is not known, because a step failed: {error}."
 
 
 def _unready(work: Sequence[Work], options: Options, console: Console) -> list[str]:

@@ -17,7 +17,7 @@ from studies.harness.evidence.status import FAILED, IN_FLIGHT, NOT_RUN
 from studies.harness.kinds.study.figures import DiagnosticsFigure, Extension
 from studies.harness.kinds.study.plan import StudyPlan
 from studies.harness.report import arms as table
-from studies.harness.report import claims, document, protocol, sections, tuning
+from studies.harness.report import claims, coverage, document, protocol, sections, tuning
 from studies.harness.report import costs as seconds
 from studies.harness.report.document import Block, Details, Heading, Picture, Table, Text, fold
 
@@ -38,6 +38,7 @@ def report(plan: StudyPlan) -> Report:
     if derived:  # claims about these values could not be tested before the figures computed them
         decisions = decide_claims(tested, plan.workload, evidence.frame, figure.metric, derived)
         evidence = replace(evidence, claims=decisions)
+    evidence = replace(evidence, claims=coverage.with_caveats(evidence.claims, plan.trials))
     evidence = evidence.compared(study, [result for part in extensions for result in part.measured])
     listing = table.listing(evidence, study.title)
     blocks = [
@@ -130,6 +131,7 @@ def _details(plan: StudyPlan, evidence: Evidence, extensions: Sequence[Extension
         *fold(timed),
         *([Details("Other figures", tuple(pictures))] if pictures else []),
         *fold(sections.published(evidence.published), on_terminal=no_claims),
+        *coverage.section(plan.trials, on_terminal=no_claims),
         protocol.section(study, plan.trials),
         *fold(tuning.section(plan.trials)),
         Details("Provenance", (protocol.provenance(evidence.frame),)),
