@@ -34,7 +34,9 @@ def command(
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setenv("COLUMNS", "200")
         monkeypatch.setattr(sys, "argv", ["studies", *arguments, "--out", str(tmp_path)])
-        return invoke(GROUP), *capsys.readouterr()
+        code = invoke(GROUP)
+        out, err = capsys.readouterr()
+        return code, out, err
 
     return run
 

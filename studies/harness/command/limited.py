@@ -1,4 +1,4 @@
-"""Run a measurement in a process of its own, which cannot exhaust the time or the memory."""
+"""Run a measurement in a child process with limits of time and memory."""
 
 from __future__ import annotations
 

@@ -82,9 +82,9 @@ def key_problem(
     if not prefix or not matches:
         return f'"{prefix}": must be the first digits of the key of a trial {place}; {PLACE}'
     listed = ", ".join(f"{key[:16]} ({name(key)})" for key in matches[:LISTED])
-    more = f" and {len(matches) - LISTED} more" if len(matches) > LISTED else ""
+    rest = f" and {len(matches) - LISTED} more" if len(matches) > LISTED else ""
     count = f"{len(matches)} trials {place} have keys that start with it"
-    return f'"{prefix}": {count}: {listed}{more}; give more digits'
+    return f'"{prefix}": {count}: {listed}{rest}; give more digits'
 
 
 def find(root: Path, *keys: str) -> tuple[list[Path], list[str]]:

@@ -52,7 +52,7 @@ def described(error: OSError) -> str:
 def explain(error: BaseException) -> tuple[int, str] | None:
     """Return the exit code and the line of an expected exception, or None for any other.
 
-    The line has no "error:" in front. Python callers show it as the message of their own error.
+    The line has no "error:" in front, so that a Python caller can raise it as a message.
     """
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, "interrupted"

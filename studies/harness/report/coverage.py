@@ -15,8 +15,8 @@ from trainables.coverage import coverage
 SMALL_SHARE = 0.5  # below this share of the parameters, plans and claims have a warning
 HEADER = ["optimizer", "layers", "other layers", "parameters", "all parameters", "share"]
 NOTE = (
-    "A parameter that is not preconditioned follows its gradient. Layers are the modules that have "
-    "parameters of their own. An optimizer that treats all parameters alike is not in the table."
+    "A parameter that is not preconditioned follows its gradient. Layers are the modules that "
+    "themselves have parameters. An optimizer that treats all parameters alike is not in the table."
 )
 
 
