@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from trainables import plugins
+from trainables import plugins, streams
 from trainables.config import TrialConfig
 from trainables.data import default_data_dir
 from trainables.store import FAILED, StoreError, TrialStore
@@ -114,6 +114,12 @@ def _config(line: str) -> TrialConfig:
     return config
 
 
+def _folder(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must be a folder, not an empty text")
+    return Path(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m trainables",
@@ -123,12 +129,12 @@ def _parser() -> argparse.ArgumentParser:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     add("trials", type=Path, metavar="TRIALS.jsonl",
         help="the output of `python studies/NAME.py --dry-run --json`")  # fmt: skip
-    add("--out", type=Path, required=True, metavar="DIR", help="output folder")
+    add("--out", type=_folder, required=True, metavar="DIR", help="output folder")
     add("--device", default=device, help="device to train on [default: %(default)s]")
     add("--plugin", type=Path, metavar="FILE|DIR", action="append", default=[], dest="plugins",
         help="plugin that defines the trials' optimizer or workload; can be given several "
         "times")  # fmt: skip
-    add("--data-dir", type=Path, default=default_data_dir(), metavar="DIR",
+    add("--data-dir", type=_folder, default=default_data_dir(), metavar="DIR",
         help="folder that contains the datasets [default: $PRECOND_DATA or data]")  # fmt: skip
     add("--download", action="store_true", help="download missing datasets")
     add("--verify-data", action="store_true",
@@ -144,4 +150,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    streams.protect()
+    code = main()
+    if problem := streams.problem():
+        print(f"error: {problem}", file=sys.stderr)
+        code = code or 4
+    sys.exit(code)

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,7 @@ def append_lines(path: Path, records: list[dict[str, Any]]) -> None:
     if not records:
         return
     created = not path.exists()
-    with open(path, "ab") as file:
+    with _named(path), open(path, "ab") as file:
         file.write(b"".join(json.dumps(record).encode() + b"\n" for record in records))
         sync(file)
     if created:
@@ -70,11 +72,21 @@ def append_lines(path: Path, records: list[dict[str, Any]]) -> None:
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace a file's content; a reader sees the old or the new content, even after a crash."""
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
+    with _named(temporary), open(temporary, "wb") as file:
         file.write(content)
         sync(file)
     temporary.replace(path)
     sync_directory(path.parent)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Set the name of the file in an `OSError` of the context, such as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def checksum(path: Path, method: str = "sha256") -> str:

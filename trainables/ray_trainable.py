@@ -26,6 +26,7 @@ from torch.optim import SGD, Adam, Optimizer
 
 from trainables.data import DataError
 from trainables.fingerprint import difference
+from trainables.plugins import PluginError
 from trainables.store import StoreError, TrialStore
 from trainables.train import Epochs, epochs
 
@@ -72,12 +73,12 @@ class TrialTrainable:
     def train(self) -> dict[str, Any]:
         """Train one step and return its result; `done` is True if the trial has a terminal status.
 
-        An error of the data or the folder also ends the trial. It is reported in the result,
+        An error of the data, the folder or the plugin also ends the trial. It is reported in the result,
         because Tune would retry for ever if it were raised.
         """
         try:
             metrics = self._step()
-        except (DataError, StoreError) as problem:
+        except (DataError, StoreError, PluginError) as problem:
             return {"done": True, PROBLEM: str(problem)}
         except OSError as error:
             if not self._pauses:
@@ -199,9 +200,8 @@ def train_team(config: dict[str, Any]) -> None:
             return tune.report({"done": True})
         # Only a subclass of the error has this attribute.
         failures = getattr(error, "worker_failures", {}).values()
-        problems = [
-            str(failure) for failure in failures if isinstance(failure, OSError | StoreError)
-        ]
+        expected = (OSError, StoreError, PluginError)
+        problems = [str(failure) for failure in failures if isinstance(failure, expected)]
         if not problems:
             raise
         tune.report({PROBLEM: problems[0]})

@@ -24,9 +24,10 @@ import torch.multiprocessing
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from precond import HyperparameterError
 from precond.optimizer import Preconditioned
 from trainables.data.order import share
-from trainables.store import TrialStore
+from trainables.store import StoreError, TrialStore
 
 TIMEOUT = datetime.timedelta(minutes=10)  # of a collective operation; an evaluation is far shorter
 
@@ -146,25 +147,42 @@ def spawn(target: Any, size: int, device: str, *arguments: Any) -> None:
     """Run `target(*arguments)` in a team of `size` new local processes, and wait for them.
 
     Raises:
-        torch.multiprocessing.ProcessRaisedException: A process failed; all processes have ended.
+        StoreError: A process could not use the data, the plugin or the trial folder; all processes
+            have ended.
+        torch.multiprocessing.ProcessRaisedException: A process failed otherwise; all have ended.
     """
-    with tempfile.TemporaryDirectory(prefix="team-") as folder:
-        address = (Path(folder) / "rendezvous").as_uri()
-        torch.multiprocessing.spawn(_join, (target, size, device, address, arguments), nprocs=size)
+    with tempfile.TemporaryDirectory(prefix="team-") as name:
+        folder = Path(name)
+        try:
+            torch.multiprocessing.spawn(
+                _join, (target, size, device, folder, arguments), nprocs=size
+            )
+        except (
+            torch.multiprocessing.ProcessRaisedException,
+            torch.multiprocessing.ProcessExitedException,
+        ) as error:
+            problems = sorted(folder.glob("problem-*"))
+            if not problems:
+                raise
+            raise StoreError(problems[0].read_text()) from error
 
 
 def _join(
-    rank: int, target: Any, size: int, device: str, address: str, arguments: tuple[Any, ...]
+    rank: int, target: Any, size: int, device: str, folder: Path, arguments: tuple[Any, ...]
 ) -> None:
     torch.set_num_threads(1)
     cuda = torch.device(device).type == "cuda"
     if cuda:
         torch.cuda.set_device(rank)
+    address = (folder / "rendezvous").as_uri()
     dist.init_process_group(
         "nccl" if cuda else "gloo", init_method=address, rank=rank, world_size=size, timeout=TIMEOUT
     )
     try:
         target(*arguments)
+    except (OSError, StoreError, HyperparameterError) as error:
+        (folder / f"problem-{rank}").write_text(str(error))
+        raise
     finally:
         dist.destroy_process_group()
     # Exit without the interpreter's shutdown: DistributedDataParallel keeps a reference to the

@@ -50,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("scenario", nargs="+", metavar="SCENARIO[=N]", help=", ".join(SCENARIOS))
     parser.add_argument(
         "--n",
+        type=int,
         help="N of the scenarios without =N, which determines their number of tries"
         " [default: depends on the scenario]",
     )
@@ -58,6 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
     scenarios = [text.partition("=")[::2] for text in options.scenario]
     if unknown := {name for name, _ in scenarios} - set(SCENARIOS):
         parser.error(f"unknown scenario: {', '.join(sorted(unknown))}")
+    for name, count in scenarios:
+        if count and not count.isdecimal():
+            parser.error(f"{name}={count}: must be {name}=N with an integer N >= 0")
     # mlflow's database models cause this warning under SQLAlchemy 2.1.
     warnings.filterwarnings(
         "ignore", "The ``noload`` loader strategy is deprecated", DeprecationWarning

@@ -35,6 +35,7 @@ from tests.faults.injection import DONE, EIO, ENOSPC, KILL, RAISED, Fault, in_ch
 from tests.faults.invariants import finished
 from trainables import checkpoints, store
 from trainables.files import read_lines
+from trainables.plugins import PluginError
 from trainables.ray_trainable import PROBLEM, TrialTrainable
 from trainables.store import StoreError, TrialStore
 
@@ -125,6 +126,15 @@ def worker(epochs: Callable[[], object]) -> TrialTrainable:
     trainable._open = open_trial  # type: ignore[method-assign]
     trainable._open({})
     return trainable
+
+
+def test_a_plugin_that_cannot_be_loaded_on_a_worker_ends_the_command():
+    def unusable():
+        raise PluginError("plugin x.py: No such file or directory")
+        yield  # makes this function a generator
+
+    result = worker(unusable).train()
+    assert result == {"done": True, PROBLEM: "plugin x.py: No such file or directory"}
 
 
 def test_worker_retries_after_a_full_disk_and_then_reports_the_problem():

@@ -346,14 +346,14 @@ def test_estimate_uses_committed_epochs_of_the_nearest_batch_size(write_trials, 
 
 def test_probe_returns_seconds_per_step_and_checkpoint_size():
     config = resolve("digits/cnn", "sgd")
-    seconds, size = probe(config, steps=2)
-    assert 0 < seconds < 0.1
+    seconds, size, examples = probe(config, steps=2)
+    assert 0 < seconds < 0.1 and examples == config.batch_size
     assert size > 2 * 4 * 19_258  # weights and momentum
 
 
 @pytest.mark.parametrize("workload", ["text/gpt", "diabetes/mlp", "mnist5k/autoencoder"])
 def test_probe_trains_with_the_loss_of_the_workload(workload: str):
-    seconds, size = probe(resolve(workload, "sgd", recipe={"batch_size": 4}), steps=1)
+    seconds, size, _ = probe(resolve(workload, "sgd", recipe={"batch_size": 4}), steps=1)
     assert seconds > 0 and size > 0
 
 

@@ -288,8 +288,13 @@ def test_sampler_names_are_checked_and_missing_packages_are_reported():
     assert {"tpe", "random", "nsgaii", "gp"} <= set(sampling.samplers())
     assert sampling.sampler_problem("tpe") == ""
     assert 'Did you mean "random"?' in sampling.sampler_problem("randm")
+    assert sampling.sampler_problem("xyz") == (
+        '--sampler = "xyz": unknown. Known: gp, nsgaii, nsgaiii, qmc, random, tpe'
+    )
     # CMA-ES needs a package that is not installed.
-    assert "--sampler = cmaes" in sampling.sampler_problem("cmaes")
+    problem = "needs the package cmaes, which is not installed. Known: gp, nsgaii, "
+    assert sampling.sampler_problem("cmaes").startswith(f"--sampler = cmaes: {problem}")
+    assert "Did you mean" not in sampling.sampler_problem("cmae")
 
 
 def run_command(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:

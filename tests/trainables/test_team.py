@@ -10,8 +10,9 @@ import torch
 
 from trainables import plugins
 from trainables.config import TrialConfig
+from trainables.data import DataError
 from trainables.files import read_lines
-from trainables.store import TrialStore
+from trainables.store import StoreError, TrialStore
 from trainables.team import spawn
 from trainables.train import epochs
 from trainables.workloads import resolve
@@ -115,6 +116,15 @@ def test_a_lost_process_does_not_fail_the_trial(plugin, tmp_path):
     with pytest.raises(torch.multiprocessing.ProcessRaisedException):
         spawn(train_until_rank_1_exits, 2, "cpu", config, str(tmp_path))
     assert store.status() is None and [line["epoch"] for line in store.epochs()] == [0]
+
+
+def raise_data_error() -> None:
+    raise DataError("the data are damaged")
+
+
+def test_a_data_error_of_a_process_is_one_line_of_the_caller():
+    with pytest.raises(StoreError, match=r"^the data are damaged$"):
+        spawn(raise_data_error, 2, "cpu")
 
 
 def test_optimizers_without_data_parallel_support_are_refused(plugin):

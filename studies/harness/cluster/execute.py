@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from studies.harness.cluster import local
 from studies.harness.cluster.inspect import connect, measured_share
 from studies.harness.cluster.progress import StudyProgress
-from studies.harness.cluster.stopping import Stop, defer_signals
+from studies.harness.cluster.stopping import Stop, defer_signals, redeliver
 from studies.harness.design.arms import Trial
 from studies.harness.design.options import Options
 from studies.harness.design.signals import handlers
@@ -120,7 +120,7 @@ def _signals() -> Iterator[list[str]]:
 
     def forward(number: int, frame: Any) -> None:
         received.append("SIGTERM")
-        os.kill(os.getpid(), signal.SIGINT)
+        redeliver(signal.SIGINT)
 
     # The context ends before Ray's shutdown: a SIGTERM that arrives there must not become a
     # KeyboardInterrupt.

@@ -154,4 +154,16 @@ def defer_signals() -> Iterator[None]:
         # some cases Ray installs that handler nevertheless.
         signal.alarm(0)
     if received:
-        signal.raise_signal(received[0])
+        redeliver(received[0])
+
+
+def redeliver(number: int) -> None:
+    """Call the handler of a signal that the process has received already.
+
+    The signal is not written to `signal.set_wakeup_fd`, so that it is not acknowledged twice.
+    """
+    descriptor = signal.set_wakeup_fd(-1)
+    try:
+        signal.raise_signal(number)
+    finally:
+        signal.set_wakeup_fd(descriptor)

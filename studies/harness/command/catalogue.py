@@ -8,13 +8,20 @@ from pathlib import Path
 
 import click
 
-from studies.harness.design.options import default_root
+from studies.harness.design.options import default_root, usable
 from studies.harness.kinds import ORDER
 from studies.harness.kinds.artefact import Artefact
 
+
+def _folder(text: str) -> Path:
+    if not usable(text):
+        raise click.BadParameter("must be a folder")
+    return Path(text)
+
+
 OUT = click.Option(
     ["--out", "root"],
-    type=Path,
+    type=_folder,
     default=default_root,
     help="Output folder (OUT).  [default: $PRECOND_OUT or outputs]",
 )

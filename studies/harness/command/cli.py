@@ -13,8 +13,9 @@ import click
 
 from studies.harness.command.flags import FLAGS, unknown_flag
 from studies.harness.design.claims import Claim
-from studies.harness.design.ending import INVALID_COMMAND
+from studies.harness.design.ending import ENVIRONMENT, INVALID_COMMAND
 from studies.harness.kinds.artefact import Artefact
+from trainables import streams
 
 EXIT_CODES = """\b
 Exit codes:
@@ -103,7 +104,11 @@ def flags(artefact: Artefact) -> list[click.Parameter]:
 
 def leave(command: click.Command) -> NoReturn:
     """Run a click command and exit with its code."""
+    streams.protect()
     code = invoke(command)
+    if problem := streams.problem():
+        print(f"error: {problem}", file=sys.stderr)
+        code = code or ENVIRONMENT
     atexit.register(_ignore_signals)
     sys.exit(code)
 
@@ -133,5 +138,8 @@ def invoke(command: click.Command) -> int:
         return refuse([f"{error.format_message().rstrip('.')}. See --help"])
     except click.exceptions.Exit as error:
         return error.exit_code
-    except click.Abort:
-        return INVALID_COMMAND
+    except Exception as error:
+        from studies.harness.command.problems import exit_code
+
+        # click raises Abort for Ctrl-C
+        return exit_code(KeyboardInterrupt() if isinstance(error, click.Abort) else error)

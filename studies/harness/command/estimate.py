@@ -6,15 +6,20 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
 import precond
+from studies.harness.command.limited import OverLimitError, limited
 from studies.harness.command.options import Options
 from studies.harness.evidence.metrics import duration
 from studies.harness.kinds.study.study import Trial
@@ -22,15 +27,32 @@ from trainables.config import TrialConfig
 from trainables.descent import build_optimizer
 from trainables.files import read_lines
 from trainables.store import read_config, trial_folders
+from trainables.tasks import Task
 from trainables.workloads import workload
 
 PROBE_STEPS, PROBE_SECONDS = 20, 10.0
+TOTAL_SECONDS = 15.0  # of the probes of all optimizers together
 PROBE_PIXELS = 2**17  # largest batch in pixels: a whole batch of CIFAR, a small batch of ImageNet
+FEWEST = 4  # steps for which the size of the batch leaves time
 LINE_BYTES, FOLDER_BYTES = 1_000, 8_000  # of an epoch's line; of the other files of a trial
 KEPT_CHECKPOINTS = 3  # of a trial in flight: the last two, and a third while it is written
 
 Cost = tuple[str, str]  # workload, optimizer
 Rates = Mapping[Cost, Mapping[int, float]]  # seconds per epoch by batch size
+
+
+class Probe(NamedTuple):
+    """The result of a probe.
+
+    Attributes:
+        seconds: Training seconds per example.
+        size: Bytes of a checkpoint.
+        examples: The number of examples in a batch of the probe.
+    """
+
+    seconds: float
+    size: int
+    examples: int
 
 
 @dataclass(frozen=True)
@@ -42,37 +64,90 @@ class Estimate:
         slots: Number of concurrent trials on this machine.
         disk: Upper bound of the disk space in bytes.
         probed: The optimizers whose steps were timed, because they have no committed epochs.
+        unknown: The optimizers whose steps exceeded the limits of a probe. The seconds and the disk
+            space do not include their trials.
+        batches: The smallest and the largest number of examples in the batches of probes, if they
+            were smaller than those of the trials.
     """
 
     seconds: float
     slots: int
     disk: int
     probed: tuple[str, ...]
+    unknown: tuple[str, ...] = ()
+    batches: tuple[int, int] | None = None
 
     def __str__(self) -> str:
-        names = ", ".join(self.probed)
-        steps = f"{PROBE_STEPS} steps of {names} on one CPU thread, without evaluation"
+        names, missing = ", ".join(self.probed), ", ".join(self.unknown)
+        limits = f"{TOTAL_SECONDS:.0f} s for all optimizers, half of the free memory"
+        if missing and not self.seconds:
+            reason = f"the steps of {missing} exceed the limits of a dry run ({limits})"
+            return f"The training time is not estimated, because {reason}."
+        sizes = " to ".join(map(str, dict.fromkeys(self.batches or ())))
+        batch = f" with smaller batches ({sizes} examples)" if sizes else ""
+        steps = (
+            f"at most {PROBE_STEPS} steps of {names}{batch} on one CPU thread, without evaluation"
+        )
         source = steps if names else "committed epochs"
+        excluded = f" Not included: {missing}, which exceed the limits of a dry run ({limits})."
         trials = f"{self.slots} concurrent trial{'s' if self.slots > 1 else ''}"
         return (
             f"Training takes about {duration(self.seconds / self.slots)} with {trials} on this "
             f"machine, or {duration(self.seconds)} with one trial at a time (measured: {source}). "
             f"Disk space: at most {max(1, math.ceil(self.disk / 2**20))} MB."
+            f"{excluded if missing else ''}"
         )
 
 
 def estimate(trials: Sequence[Trial], options: Options) -> Estimate:
-    """Return the estimate for trials that start from their first epoch."""
-    rates, probes, seconds, slots = committed(options.root), {}, 0.0, _slots(options, len(trials))
-    for config in (trial.config for trial in trials):
-        key = config.workload, config.optimizer
-        if key not in probes:
-            probes[key] = probe(config, steps=0 if key in rates else PROBE_STEPS)
-        seconds += config.epochs * _epoch_seconds(config, rates.get(key), probes[key][0])
-    lines = sum(trial.config.epochs for trial in trials) * LINE_BYTES + len(trials) * FOLDER_BYTES
-    state = max((size for _, size in probes.values()), default=0)
-    probed = dict.fromkeys(key[1] for key in probes if key not in rates)
-    return Estimate(seconds, slots, lines + slots * KEPT_CHECKPOINTS * state, tuple(probed))
+    """Return the estimate for trials that start from their first epoch.
+
+    Raises:
+        MeasurementError: A step of an optimizer raised an error.
+    """
+    rates, slots = committed(options.root), _slots(options, len(trials))
+    configs: dict[Cost, TrialConfig] = {}
+    for trial in trials:
+        configs.setdefault(_cost(trial.config), trial.config)
+    probes = _probes(configs, rates)
+    included = [trial.config for trial in trials if _cost(trial.config) in probes]
+    seconds = sum(
+        config.epochs * _epoch_seconds(config, rates.get(_cost(config)), probes[_cost(config)])
+        for config in included
+    )
+    lines = sum(c.epochs for c in included) * LINE_BYTES + len(included) * FOLDER_BYTES
+    state = max((probe.size for probe in probes.values()), default=0)
+    timed = [key for key in probes if key not in rates]
+    smaller = {
+        probes[key].examples for key in timed if probes[key].examples < configs[key].batch_size
+    }
+    return Estimate(
+        seconds,
+        slots,
+        disk=lines + slots * KEPT_CHECKPOINTS * state,
+        probed=tuple(dict.fromkeys(key[1] for key in timed)),
+        unknown=tuple(dict.fromkeys(key[1] for key in configs if key not in probes)),
+        batches=(min(smaller), max(smaller)) if smaller else None,
+    )
+
+
+def _cost(config: TrialConfig) -> Cost:
+    return config.workload, config.optimizer
+
+
+def _probes(configs: Mapping[Cost, TrialConfig], rates: Rates) -> dict[Cost, Probe]:
+    """Return the results of `probe` for the optimizers that do not exceed the limits.
+
+    The probes share `TOTAL_SECONDS`: what one of them does not use is left for the others.
+    """
+    deadline = time.monotonic() + TOTAL_SECONDS
+    probes = {key: Probe(0.0, 0, 0) for key in configs if key in rates}
+    for number, (key, config) in enumerate(configs.items()):
+        seconds = (deadline - time.monotonic()) / (len(configs) - number)
+        steps = 0 if key in rates else PROBE_STEPS
+        with suppress(OverLimitError):
+            probes[key] = Probe(*limited(partial(probe, config, steps, seconds / 2), seconds))
+    return probes
 
 
 def committed(root: Path) -> dict[Cost, dict[int, float]]:
@@ -95,47 +170,68 @@ def committed(root: Path) -> dict[Cost, dict[int, float]]:
     }
 
 
-def _epoch_seconds(
-    config: TrialConfig, known: Mapping[int, float] | None, per_example: float
-) -> float:
+def _epoch_seconds(config: TrialConfig, known: Mapping[int, float] | None, probe: Probe) -> float:
     if known:
         return known[min(known, key=lambda size: abs(math.log(size / config.batch_size)))]
-    return per_example * workload(config.workload).source.train_examples * config.train_fraction
+    return probe.seconds * workload(config.workload).source.train_examples * config.train_fraction
 
 
-def probe(config: TrialConfig, steps: int = PROBE_STEPS) -> tuple[float, int]:
+def probe(config: TrialConfig, steps: int = PROBE_STEPS, seconds: float = PROBE_SECONDS) -> Probe:
     """Time some steps on one thread, with random inputs or with the examples of a plugin.
 
-    Returns the training seconds per example, and the bytes of a checkpoint.
+    The first step, of two examples, also computes the first factors of a preconditioner. The second
+    one gives the size of the batches whose steps are timed: that of the trial, unless these steps
+    would take too long or a batch would have more than `PROBE_PIXELS` pixels.
+
+    The time of the forward and backward pass is divided by the examples of the batch. The time of
+    `optimizer.step()` does not depend on them, so it is divided by the examples of the trial's
+    batch.
 
     Args:
-        config: The trial. A batch of more than `PROBE_PIXELS` pixels is made smaller.
-        steps: The number of steps to time after a first, untimed step; 0 for none.
+        config: The trial.
+        steps: The number of steps to time; 0 to time none and only count the bytes.
+        seconds: No step begins after this time, except the first two.
     """
     target, threads = workload(config.workload), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        pixels = max(target.fit(config.settings).size, 1) ** 2
-        examples = min(config.batch_size, max(2, PROBE_PIXELS // pixels))
-        inputs, targets = target.random_batch(examples, config.settings)
+        end = time.perf_counter() + min(seconds, PROBE_SECONDS)
+        examples = min(config.batch_size, 2)
+        batch = target.random_batch(examples, config.settings)
         model = target.build(config.settings)
         optimizer = build_optimizer(config, model)
-
-        def step() -> None:
-            optimizer.zero_grad()
-            precond.backward(target.task.loss(model(inputs), targets), optimizer)
-            optimizer.step()
-
-        step()
-        start, done = time.perf_counter(), 0
-        while done < steps and time.perf_counter() - start < PROBE_SECONDS:
-            step()
-            done += 1
-        spent = (time.perf_counter() - start) / max(done, 1) / len(tree_leaves(targets)[0])
+        step = partial(_step, target.task, model, optimizer)
+        step(*batch)
         leaves = tree_leaves([model.state_dict(), optimizer.state_dict()])
-        return spent, sum(leaf.nbytes for leaf in leaves if isinstance(leaf, Tensor))
+        size = sum(leaf.nbytes for leaf in leaves if isinstance(leaf, Tensor))
+        if not steps:
+            return Probe(0.0, size, examples)
+        times = [step(*batch)]
+        pixels = max(target.fit(config.settings).size, 1) ** 2
+        fitting = int(examples * (end - time.perf_counter()) / FEWEST / sum(times[0]))
+        largest = min(config.batch_size, PROBE_PIXELS // pixels, fitting)
+        if largest > examples:
+            examples = largest
+            batch = target.random_batch(examples, config.settings)
+            times = [step(*batch)]
+        while len(times) < steps and time.perf_counter() < end:
+            times.append(step(*batch))
+        backward, update = map(mean, zip(*times, strict=True))
+        return Probe(backward / examples + update / config.batch_size, size, examples)
     finally:
         torch.set_num_threads(threads)
+
+
+def _step(
+    task: Task, model: nn.Module, optimizer: Optimizer, inputs: Any, targets: Any
+) -> tuple[float, float]:
+    """Train a step; return the seconds of the two passes and those of the optimizer's update."""
+    start = time.perf_counter()
+    optimizer.zero_grad()
+    precond.backward(task.loss(model(inputs), targets), optimizer)
+    middle = time.perf_counter()
+    optimizer.step()
+    return middle - start, time.perf_counter() - middle
 
 
 def _slots(options: Options, trials: int) -> int:

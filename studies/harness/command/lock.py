@@ -55,6 +55,31 @@ def exclusive(root: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
+def holder(root: Path) -> str | None:
+    """Return a description of the driver that has locked the output folder, or None without one.
+
+    A driver on another host cannot be checked, so it is described until the next driver starts.
+    """
+    path = root / ".lock"
+    try:
+        recorded = json.loads(path.read_bytes())
+        if recorded["host"] != socket.gethostname():
+            return f"{_holder(path)}, which may have ended"
+        os.kill(recorded["pid"], 0)
+    except (FileNotFoundError, ProcessLookupError, ValueError, KeyError):
+        return None
+    except PermissionError:  # the process exists and belongs to another user
+        return _holder(path)
+    # Another process may have the same number now. The lock is tested only then, because the test
+    # locks the file for a moment, and a driver that starts in this moment would be refused.
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _holder(path)
+    return None
+
+
 def _holder(path: Path) -> str:
     try:
         holder = json.loads(path.read_bytes())

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from studies.harness.command.flags import FLAGS
-from studies.harness.design.options import Options
+from studies.harness.design.options import SMOKE_WORKLOAD, Options, usable
 
 # Names in the papers and in their released code: accepted on the command line, and never stored.
 ALIASES = {
@@ -51,6 +51,9 @@ class _Parser:
         if text is None and variable:
             source, text = variable, os.environ.get(variable) or None
         if text is None:
+            return default
+        if not usable(text):
+            self.errors.append(f'{source} = "{text}": must be {allowed}')
             return default
         try:
             return convert(text)
@@ -107,7 +110,7 @@ def parse(
         address=address,
         tracking_uri=take("tracking_uri", _URI, _tracking_uri, variable="MLFLOW_TRACKING_URI"),
         out=take("out", "a folder", Path),
-        data_dir=_data_dir(raw.get("data_dir")),
+        data_dir=_data_dir(take("data_dir", "a folder", str)),
         plugins=plugins,
         unresolved=bool(unresolved),
         workers_per_trial=take(
@@ -120,7 +123,17 @@ def parse(
         extra={str(flag.name): raw.get(str(flag.name)) for flag in extra},
         given=frozenset(name for name, value in raw.items() if value),
     )
-    return options, parser.errors + _contradictions(options)
+    return options, parser.errors + _empty_variables() + _contradictions(options)
+
+
+def _empty_variables() -> list[str]:
+    """Return a line for each variable of a folder that is set to a text which names no folder."""
+    values = {name: os.environ.get(name) for name in ("PRECOND_OUT", "PRECOND_DATA")}
+    return [
+        f'{name} = "{value}": must be a folder; unset the variable for the default'
+        for name, value in values.items()
+        if value is not None and not usable(value)
+    ]
 
 
 def _load(plugins: Sequence[Path]) -> list[str]:
@@ -144,6 +157,9 @@ def _unknown_workloads(names: str | None) -> list[str]:
 def _contradictions(options: Options) -> list[str]:
     """Return a line for each well-formed value that contradicts another or this machine."""
     errors = []
+    if options.smoke and options.workload:
+        rule = f"--smoke always uses {SMOKE_WORKLOAD}: omit one of the two options"
+        errors.append(f"--workload = {options.workload}: {rule}")
     if len(set(options.workloads)) < len(options.workloads):
         errors.append(f"--workload = {options.workload}: must name each workload once")
     if options.gpus_per_trial != 0 and not options.address:

@@ -67,7 +67,9 @@ class Reports:
     def write(self) -> bool:
         """Write all reports and update MLflow; return True if trials failed."""
         written = [(plan, *make(plan)) for plan in self._plans]
-        for _, report, _ in written if self._print_results else ():
+        for plan, report, _ in written if self._print_results else ():
+            if len(written) > 1:  # otherwise the command has printed the headline of the only plan
+                self._console.print(plan.headline)
             screen.show(report, self._console)
             if self._options.as_json and report.record:
                 print(report.record)

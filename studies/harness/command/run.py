@@ -4,34 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
 from precond.hyperparameters import HyperparameterError
 from studies.harness.command import lock, reports, screen
-from studies.harness.command.screen import environment, refuse, stopped
+from studies.harness.command.interrupts import Interrupts
+from studies.harness.command.naming import key_problem
+from studies.harness.command.problems import activity, guarded
+from studies.harness.command.screen import refuse, stopped
 from studies.harness.design.arms import Trial
-from studies.harness.design.ending import (
-    COMPLETE,
-    ENVIRONMENT,
-    INTERRUPTED,
-    SOME_FAILED,
-    STOPS,
-    Stopped,
-)
+from studies.harness.design.ending import COMPLETE, ENVIRONMENT, SOME_FAILED, Stopped
 from studies.harness.design.options import Options
-from studies.harness.design.signals import handlers
 from studies.harness.kinds.artefact import Artefact, Driver, Plan, Work
-from trainables.data import DataError
 from trainables.store import StoreError
 from trainables.workloads import prepare_data
 
 FREE_BYTES = 50 * 2**20  # required free disk space, for checkpoints, tables and MLflow's database
-MIN_KEY_DIGITS = 6  # required of a trial's key on the command line
 
 
 class Refused(HyperparameterError):
@@ -57,40 +49,17 @@ def run_command(artefacts: Sequence[Artefact], options: Options, errors: Sequenc
     Returns:
         The exit code.
     """
+    return guarded(lambda: _plan_and_run(artefacts, options, errors))
+
+
+def _plan_and_run(artefacts: Sequence[Artefact], options: Options, errors: Sequence[str]) -> int:
     # With --json, standard output contains the results only.
     console = screen.terminal(stderr=options.as_json)
-    plans, work, problems = plan_all(artefacts, options)
+    with activity(f"read {options.root}"):
+        plans, work, problems = plan_all(artefacts, options)
     if errors or problems:
         return refuse([*errors, *problems])
-    return guarded(lambda: _run(plans, work, options, console), options.root)
-
-
-def guarded(work: Callable[[], int], root: Path) -> int:
-    """Do a command's work and return its exit code; print expected exceptions as one line."""
-    try:
-        with terminable():
-            return work()
-    except Refused as refusal:
-        return refuse(refusal.problems)
-    except KeyboardInterrupt:
-        return stopped(INTERRUPTED, "interrupted")
-    except Stopped as end:
-        return stopped(end.code, str(end))
-    except (StoreError, DataError) as problem:
-        return environment(str(problem))
-    except OSError as problem:
-        return environment(f"cannot write to {root} ({problem.strerror or problem})")
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Let SIGTERM raise `Stopped`. While trials run, `cluster/execute.py` replaces this handler."""
-
-    def stop(number: int, frame: object) -> None:
-        raise Stopped(*STOPS["SIGTERM"])
-
-    with handlers({signal.SIGTERM: stop}):
-        yield
+    return _run(plans, work, options, console)
 
 
 def _run(plans: Sequence[Plan], work: Sequence[Work], options: Options, console: Console) -> int:
@@ -130,15 +99,17 @@ def execute(
         Refused: The data or the cluster cannot be used; nothing was started or written.
         Stopped: The work ended early.
         StoreError: The output folder is in use, or its disk is full.
-        OSError: The output folder cannot be written.
+        ActivityError: A file cannot be read or written.
     """
-    if problems := _unready(work, options, console):
+    with activity(f"read the data in {options.data_dir}"):
+        problems = _unready(work, options, console)
+    if problems:
         raise Refused(problems)
     for plan, part in zip(plans, work, strict=True):
         console.print(plan.headline)
         console.print(part.summary, highlight=False)
-    with lock.exclusive(options.root) as generation:
-        check_disk_space(options.root)
+    failed, interrupts = False, Interrupts()
+    with _locked(options.root) as generation:
         results = reports.Reports(plans, options, console, print_results=print_results)
         try:
             # Compute the missing work again, because another driver may have done some of it before
@@ -151,10 +122,23 @@ def execute(
                     console=console,
                     on_lost=on_lost or _lost,
                 )
-                _execute(plans, driver)
+                with activity("train the trials"), interrupts:
+                    _execute(plans, driver)
         finally:
-            failed = results.write()
+            if not interrupts.insistent:
+                with activity("write the report"):
+                    failed = results.write()
     return failed
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[int]:
+    """Lock the output folder, check its disk, and yield the generation of this driver."""
+    with ExitStack() as stack:
+        with activity(f"write to {root}"):
+            generation = stack.enter_context(lock.exclusive(root))
+            check_disk_space(root)
+        yield generation
 
 
 # ---------------------------------------------------------------------- checks before the start
@@ -182,13 +166,20 @@ def plan_all(
             plans += planned
         except (HyperparameterError, StoreError) as error:
             errors += str(error).splitlines()
-    known = {trial.config.trial_key for plan in plans for trial in plan.trials if options.rerun}
-    for key in options.rerun:
-        if len(key) < MIN_KEY_DIGITS or not any(name.startswith(key) for name in known):
-            allowed = f"at least the first {MIN_KEY_DIGITS} digits of the key of a planned trial"
-            place = "trials.csv of the report lists the keys"
-            errors.append(f"--rerun = {key}: must be {allowed}; {place}")
-    return plans, work, errors
+    return plans, work, errors + _rerun_problems(plans, options)
+
+
+def _rerun_problems(plans: Sequence[Plan], options: Options) -> list[str]:
+    """Return a line for each `--rerun` that does not name exactly one planned trial."""
+    if not options.rerun:
+        return []
+    names = {
+        trial.config.trial_key: f"{trial.arm.label} seed {trial.config.seed}"
+        for plan in plans
+        for trial in plan.trials
+    }
+    errors = [key_problem(key, names, names.__getitem__, "of the plan") for key in options.rerun]
+    return [f"--rerun = {line}" for line in errors if line]
 
 
 def print_plans(
@@ -212,23 +203,28 @@ def print_plans(
 def _estimate(trials: Sequence[Trial], options: Options) -> str:
     """Return the estimate of the training, or the error of an optimizer or model in its steps."""
     from studies.harness.command.estimate import estimate
+    from studies.harness.command.limited import MeasurementError
 
     try:
         return str(estimate(trials, options))
-    except Exception as error:  # of the code of a plugin; the trials will fail, too
-        return f"The training time is not known, because a step failed: {error!r}."
+    except MeasurementError as error:  # of the code of a plugin; the trials will fail, too
+        return f"The training time is not known, because a step failed: {error}."
 
 
 def _unready(work: Sequence[Work], options: Options, console: Console) -> list[str]:
-    """Return a line for each problem with the data, or with the cluster of `--address`."""
+    """Return a line for each problem with the data, with the cluster, or with Ray's sockets."""
     names = {trial.config.workload for part in work for trial in part.trials}
     problems = prepare_data(
         names, options.data_dir, download=options.download, verify=options.verify_data
     )
     if problems:
         return problems
-    if not options.address or not any(part.count and part.on_ray for part in work):
+    if not any(part.count and part.on_ray for part in work):
         return []
+    if not options.address:
+        from studies.harness.cluster import local
+
+        return [problem] if (problem := local.socket_problem()) else []
     from studies.harness.cluster import inspect
 
     banner, problems = inspect.inspect(options.address, options)

@@ -73,7 +73,8 @@ def show(report: Report, console: Console) -> None:
     """Print a report's decisions on its claims, its table, its findings, and its files' paths."""
     _show_claims(report.claims, console)
     if report.listing is not None:
-        console.print(table(report.listing))
+        # A narrower terminal breaks the lines, so that no column is lost.
+        console.print(table(report.listing), crop=False, soft_wrap=True)
     lines = [_item(line, console) for line in report.findings[:MAX_FINDINGS]]
     if len(report.findings) > MAX_FINDINGS:
         lines.append(f"  The report has {len(report.findings) - MAX_FINDINGS} more findings.")

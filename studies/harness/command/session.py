@@ -17,6 +17,7 @@ from studies.harness.command import arguments, screen
 from studies.harness.command import run as command
 from studies.harness.command.arguments import translated
 from studies.harness.command.catalogue import artefacts
+from studies.harness.command.problems import ActivityError, terminable
 from studies.harness.command.results import Folder, Result
 from studies.harness.design.ending import ENVIRONMENT, INTERRUPTED, TERMINATED, Stopped
 from studies.harness.design.options import Options, default_root
@@ -146,7 +147,7 @@ def _find(artefact: Any) -> Artefact:
 
 def _run(artefact: Artefact, options: Options, errors: Sequence[str]) -> Sequence[Plan]:
     console = screen.terminal()
-    with command.terminable():
+    with terminable():
         plans, work, problems = command.plan_all([artefact], options)
         if errors or problems:
             raise command.Refused([*errors, *problems])
@@ -189,6 +190,8 @@ def _explained() -> Iterator[None]:
         raise KeyboardInterrupt(f"interrupted; {RESUME}.") from None
     except StoreError as error:
         raise type(error)(translated(str(error))) from error
+    except ActivityError as error:
+        raise StoreError(translated(str(error))) from error
     except Stopped as end:
         if end.code == INTERRUPTED:
             raise KeyboardInterrupt(f"{end}; {RESUME}.") from None

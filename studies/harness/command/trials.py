@@ -6,65 +6,97 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from studies.harness.command.catalogue import OUT
+from studies.harness.command.naming import Names, find
 from studies.harness.command.screen import environment, refuse, terminal
 from studies.harness.design.ending import COMPLETE
 
-KEY_DIGITS = 6  # required of a key on the command line
+INTERRUPTED = "interrupted"
 
 
 @click.command(
     "status",
-    help="Count trials by status. Also list the trials in flight, which have not ended; a study may "
-    "run at the same time.",
+    help="Count trials by status, and list those that have begun but have not ended: in flight, or "
+    "interrupted if no driver trains them. A trial that is not run has a folder, but no worker has "
+    "begun it. A study may run at the same time.",
     params=[OUT],
 )
 def _status(root: Path) -> int:
-    from studies.harness.evidence.status import IN_FLIGHT
+    from studies.harness.command import lock
+    from studies.harness.evidence.status import NOT_RUN
     from studies.harness.kinds.search.proposals import STOPPED, stopped_keys
-    from trainables.files import read_lines
-    from trainables.store import read_config, read_status, trial_folders
+    from trainables.store import lock_generation, read_config, read_status, trial_folders
 
-    console, counts, unfinished = terminal(), Counter[str](), []
-    stopped = {key[:16] for key in stopped_keys(root)}
+    console, counts, begun, configs = terminal(), Counter[str](), {}, {}
+    holder, stopped = lock.holder(root), {key[:16] for key in stopped_keys(root)}
+    generation = lock_generation(root) if holder else None
     for folder in trial_folders(root):
+        configs[folder] = read_config(folder)["config"]
         status = {"status": STOPPED} if folder.name in stopped else read_status(folder)
-        counts[status["status"] if status else IN_FLIGHT] += 1
-        if status is None:
-            unfinished.append((folder, read_config(folder)["config"]))
-    varied = _varied([config for _, config in unfinished])
-    for folder, config in unfinished:
-        epochs = read_lines(folder / "epochs.jsonl")
-        attempts = read_lines(folder / "attempts.jsonl")
-        start = f"started {_ago(attempts[-1]['time'])}" if attempts else "not started"
-        levels = _levels(config, varied[config["workload"], config["optimizer"]])
-        name = " ".join([config["optimizer"], *levels, f"seed {config['seed']}"])
-        done = f"{len(epochs)}/{config['epochs']} epochs committed"
-        console.print(f"{folder.name}  {name}: {done}, {start}", highlight=False)
+        word = status["status"] if status else _progress(folder, generation)
+        counts[word] += 1
+        if status is None and word != NOT_RUN:
+            begun[folder] = word
+    names = Names(configs.values())
+    for folder, word in begun.items():
+        line = (
+            f"{folder.name}  {names(configs[folder])}: {word}, {_epochs(folder, configs[folder])}"
+        )
+        console.print(line, highlight=False, soft_wrap=True)
     summary = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     nothing = f"no trials in {root}; run a study first, or name a folder with --out"
-    console.print(f"trials: {summary}" if counts else nothing)
+    console.print(f"trials: {summary}" if counts else nothing, highlight=False)
+    if holder:
+        console.print(f"driver: {holder}", highlight=False, markup=False)
+    elif INTERRUPTED in counts or NOT_RUN in counts:
+        console.print("No driver is running; the command of the study resumes the trials.")
     return COMPLETE
+
+
+def _progress(folder: Path, generation: int | None) -> str:
+    """Return the status of a trial that has not ended.
+
+    Args:
+        folder: The folder of the trial.
+        generation: The generation of the driver that has locked the output folder, or None. Workers
+            of earlier drivers have ended. A worker without a driver may still train.
+    """
+    from studies.harness.evidence.status import IN_FLIGHT, NOT_RUN
+    from trainables.files import read_lines
+
+    attempts = read_lines(folder / "attempts.jsonl")
+    if not attempts:
+        return NOT_RUN
+    current = attempts[-1].get("generation") in (generation, None)
+    return IN_FLIGHT if current else INTERRUPTED
+
+
+def _epochs(folder: Path, config: Mapping[str, Any]) -> str:
+    """Return how many epochs are committed, and when the last worker began."""
+    from trainables.files import read_lines
+
+    start = _ago(read_lines(folder / "attempts.jsonl")[-1]["time"])
+    epochs = len(read_lines(folder / "epochs.jsonl"))
+    return f"{epochs}/{config['epochs']} epochs committed, started {start}"
 
 
 @click.command(
     "show",
     help="Print a trial's configuration, status and last epoch. KEY is the name of its folder in "
-    "OUT/trials, or at least the first 6 digits of the name.",
+    "OUT/trials, or its first digits.",
     params=[click.Argument(["key"]), OUT],
 )
 def _show(key: str, root: Path) -> int:
     from trainables.files import read_lines
     from trainables.store import read_config, read_status
 
-    folders, errors = _find(root, key)
+    folders, errors = find(root, key)
     if errors:
         return refuse(errors)
     [folder] = folders
@@ -83,13 +115,13 @@ def _show(key: str, root: Path) -> int:
 @click.command(
     "explain",
     help="Print the differences between two configurations. A key is the name of a trial's folder in "
-    "OUT/trials, or at least the first 6 digits of the name.",
+    "OUT/trials, or its first digits.",
     params=[click.Argument(["first_key"]), click.Argument(["second_key"]), OUT],
 )
 def _explain(first_key: str, second_key: str, root: Path) -> int:
     from trainables.store import read_config
 
-    folders, errors = _find(root, first_key, second_key)
+    folders, errors = find(root, first_key, second_key)
     if errors:
         return refuse(errors)
     left, right = (_flat(read_config(folder)["config"]) for folder in folders)
@@ -105,8 +137,7 @@ def _explain(first_key: str, second_key: str, root: Path) -> int:
 @click.command(
     "clean",
     help="Delete unusable checkpoints and the given trials. Unusable checkpoints are damaged or "
-    "half-written. KEY is the name of a trial's folder in OUT/trials, or at least the first 6 digits "
-    "of the name.",
+    "half-written. KEY is the name of a trial's folder in OUT/trials, or its first digits.",
     params=[
         click.Argument(["keys"], nargs=-1, metavar="[KEY]..."),
         OUT,
@@ -117,7 +148,7 @@ def _clean(keys: tuple[str, ...], root: Path, dry_run: bool) -> int:
     from studies.harness.command import lock
     from trainables.store import StoreError, trial_folders
 
-    paths, errors = _find(root, *keys)
+    paths, errors = find(root, *keys)
     if errors:
         return refuse(errors)
     paths += [
@@ -140,22 +171,6 @@ def _clean(keys: tuple[str, ...], root: Path, dry_run: bool) -> int:
     return COMPLETE
 
 
-def _find(root: Path, *keys: str) -> tuple[list[Path], list[str]]:
-    """Return the trial folders whose keys start with `keys`, and a line for each invalid key."""
-    from trainables.store import trial_folders
-
-    folders, errors = [], []
-    for key in keys:
-        matches = [folder for folder in trial_folders(root) if folder.name.startswith(key[:16])]
-        folders += matches
-        if len(key) < KEY_DIGITS or len(matches) != 1:
-            errors.append(
-                f"{key}: matches the keys of {len(matches)} trials in {root}; "
-                f"must be at least the first {KEY_DIGITS} digits of one key"
-            )
-    return folders, errors
-
-
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return the values of nested dictionaries by dotted name."""
     flat: dict[str, Any] = {}
@@ -163,40 +178,6 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         nested = isinstance(value, dict)
         flat |= _flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
     return flat
-
-
-def _varied(configs: Sequence[dict[str, Any]]) -> dict[tuple[str, str], set[str]]:
-    """Return the names of the values that differ, by workload and optimizer."""
-    values: dict[tuple[str, str], dict[str, set[str]]] = {}
-    for config in configs:
-        names = values.setdefault((config["workload"], config["optimizer"]), {})
-        for name, value in _values(config).items():
-            names.setdefault(name, set()).add(str(value))
-    return {
-        identity: {name for name, different in names.items() if len(different) > 1}
-        for identity, names in values.items()
-    }
-
-
-def _values(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the recipe's fields, the settings and the hyperparameters of a trial."""
-    fields = {name: config[name] for name in ("batch_size", "epochs", "schedule")}
-    return {**fields, **config.get("settings", {}), **config["hyperparameters"]}
-
-
-def _levels(config: dict[str, Any], varied: set[str]) -> list[str]:
-    """Return the values that distinguish a trial, such as `rank=5`.
-
-    They are the values in `varied`, and the hyperparameters that differ from the recipe.
-    """
-    from precond.hyperparameters import HyperparameterError
-    from trainables.config import TrialConfig
-    from trainables.workloads import deviations
-
-    names = set(varied)
-    with suppress(HyperparameterError, KeyError):  # the recipe may belong to a plugin
-        names |= {*deviations(TrialConfig.from_dict(config))} & {*config["hyperparameters"]}
-    return [f"{name}={value}" for name, value in _values(config).items() if name in names]
 
 
 def _ago(moment: float) -> str:

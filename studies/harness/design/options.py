@@ -21,6 +21,11 @@ def default_root() -> Path:
     return Path(os.environ.get("PRECOND_OUT") or "outputs")
 
 
+def usable(text: str) -> bool:
+    """Return True if a text is not blank and has no control character, such as a line break."""
+    return bool(text.strip()) and not any(ord(c) < 32 or c == "\x7f" for c in text)
+
+
 def report_folder(root: Path, name: str, workload: str, selection: str = "") -> Path:
     """Return the folder of an artefact's report on a workload (`selection`: see `Plan`)."""
     folder = workload.replace("/", "-")

@@ -71,6 +71,7 @@ class Decision:
         seeds: The number of seeds that would decide the claim with 80% power if the mean and the SD
             of the gains did not change; None if it is unknown or if the claim is decided.
         reason: Why the claim was not tested, or why a pair has no estimate; otherwise empty.
+        caveat: Sentences about the arms that a reader of the verdict must know; usually empty.
     """
 
     claim: Claim
@@ -92,6 +93,7 @@ class Decision:
     anytime_p: float = math.nan
     seeds: int | None = None
     reason: str = ""
+    caveat: str = ""
 
 
 def decide(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from precond.hyperparameters import HyperparameterError
 from studies.harness.design import matching
 from studies.harness.design.claims import Claim
 from studies.harness.evidence.gains import has_ratios, oriented
@@ -17,6 +18,7 @@ from studies.harness.statistics.paired import moments
 from studies.harness.statistics.planning import MOST, seeds_needed, smallest_effect
 from trainables.config import TrialConfig
 from trainables.files import read_lines
+from trainables.settings import is_integer
 from trainables.store import COMPLETED, read_config, read_status, trial_folders
 
 SIMILAR = "The table of all pairs detects smaller gains if all arms have similar noise."
@@ -80,7 +82,12 @@ def power(
         seeds: The number of seeds.
         metric: The metric of the study's tables.
         root: The output folder, whose completed trials of the workload give the SD of a gain.
+
+    Raises:
+        HyperparameterError: The number of seeds is not an integer of at least 1.
     """
+    if not is_integer(seeds) or seeds < 1:
+        raise HyperparameterError(f"seeds = {seeds}: must be an integer >= 1")
     tested = [
         (claim, name)
         for claim in claims

@@ -57,7 +57,8 @@ def progress(folder: Path) -> dict[str, Any]:
     read_config(folder)  # raises StoreError if a newer version wrote the folder
     document = read_status(folder)
     if document is None:
-        return {"status": IN_FLIGHT, "reason": None}
+        begun = (folder / "attempts.jsonl").exists()  # the first line of a worker
+        return {"status": IN_FLIGHT if begun else NOT_RUN, "reason": None}
     return {"status": document["status"], "reason": reason(document)}
 
 

@@ -46,7 +46,9 @@ def section(decisions: Sequence[Decision], undecidable: Sequence[str], metric: s
 def records(decisions: Sequence[Decision]) -> list[dict[str, Any]]:
     """Return the decisions as plain values, with a `sentence`; None for a missing number."""
     family = len(_tested(decisions))
-    names = [field.name for field in fields(Decision) if field.name not in {"claim", "text"}]
+    names = [
+        field.name for field in fields(Decision) if field.name not in {"claim", "text", "caveat"}
+    ]
     rows = []
     for decision in decisions:
         values = {name: _plain(getattr(decision, name)) for name in names}
@@ -75,12 +77,16 @@ def _plain(value: Any) -> Any:
 
 
 def _details(decision: Decision, family: int) -> str:
-    """Return the claim with the numbers that decide it, or with the reason why it is not tested."""
+    """Return the claim with the numbers that decide it, or with the reason why it is not tested.
+
+    The caveat of the decision follows.
+    """
     if decision.verdict == NOT_TESTED:
         return f"{decision.text} ({decision.reason})."
+    caveat = f" {decision.caveat}" if decision.caveat else ""
     corrected = "Holm-corrected " if family > 1 else ""
     parts = [_pair(decision), f"{corrected}p {_compared(decision.p)}", _anytime(decision)]
-    return f"{decision.text} ({'; '.join(parts)}){_seeds(decision)}."
+    return f"{decision.text} ({'; '.join(parts)}){_seeds(decision)}.{caveat}"
 
 
 def _pair(decision: Decision) -> str:

@@ -126,7 +126,8 @@ def plans(study: CostStudy, options: Options) -> list[CostPlan]:
         raise HyperparameterError(f"--device = {device}: must be cpu, cuda or cuda:N")
     optimizers = options.optimizers or list(study.optimizers)
     if options.smoke:
-        optimizers, settings = SMOKE_OPTIMIZERS, {**settings, **SMOKE_SETTINGS}
+        optimizers = options.optimizers or SMOKE_OPTIMIZERS
+        settings = {**settings, **SMOKE_SETTINGS}
     planned, errors = [], []
     for workload in workloads(study, options):
         plan = CostPlan(

@@ -14,6 +14,7 @@ import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ DIGITS = 4  # significant digits of a proposed number, to keep recipes readable
 # The population of genetic samplers. Optuna's default of 50 exceeds a typical budget, so that all
 # configurations would belong to the first generation.
 POPULATION = 8
+# Packages that samplers need besides Optuna, and import when they first sample.
+PACKAGES = {"cmaes": ("cmaes",), "gp": ("scipy", "torch"), "qmc": ("scipy",)}
 STATES = {COMPLETED: TrialState.COMPLETE, STOPPED: TrialState.PRUNED, IN_FLIGHT: TrialState.RUNNING}
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -57,13 +60,22 @@ def samplers() -> dict[str, type[optuna.samplers.BaseSampler]]:
     return samplers
 
 
+def missing_packages(name: str) -> list[str]:
+    """Return the packages that a sampler needs and that are not installed."""
+    return [package for package in PACKAGES.get(name, ()) if find_spec(package) is None]
+
+
 def sampler_problem(name: str) -> str:
     """Return an error if the sampler is unknown or lacks a package, otherwise an empty text."""
-    known = samplers()
-    if name not in known:
+    known = [sampler for sampler in samplers() if not missing_packages(sampler)]
+    listed = f"Known: {', '.join(sorted(known))}"
+    if name not in samplers():
         close = difflib.get_close_matches(name, known, n=1)
         question = f' Did you mean "{close[0]}"?' if close else ""
-        return f'--sampler = "{name}": unknown.{question} Known: {", ".join(sorted(known))}'
+        return f'--sampler = "{name}": unknown.{question} {listed}'
+    if missing := missing_packages(name):
+        packages = " and ".join(missing)
+        return f"--sampler = {name}: needs the package {packages}, which is not installed. {listed}"
     try:  # some samplers import their packages when they first sample
         space = {"x": Range(0.0, 1.0), "y": Range(0.0, 1.0)}
         first = Outcome(Proposal(0, {"x": 0.5, "y": 0.5}, ""), COMPLETED, 0.5, 0.5, {}, 0.0)

@@ -40,6 +40,7 @@ from studies.harness.kinds.study.problems import (
     unknown_optimizers,
 )
 from studies.harness.kinds.study.study import Study
+from studies.harness.report import coverage
 from studies.harness.tracking.view import View
 from studies.harness.tracking.views import TrialsView
 
@@ -134,8 +135,10 @@ def missing(plan: StudyPlan) -> Work:
     todo = [] if plan.options.report_only else untrained
     summary = _summary(plan.trials, len(untrained))
     work = Work(count=len(todo), summary=summary, trials=todo, on_ray=True)
+    partial = coverage.warnings(plan.trials)
     if not plan.options.dry_run:
-        return replace(work, summary="\n".join([summary, *_warnings(plan)])) if todo else work
+        lines = [*_warnings(plan), *partial] if todo else partial
+        return replace(work, summary="\n".join([summary, *lines]))
     details = _details(plan, {trial.config.trial_key for trial in todo})
     records = [
         {"key": t.config.trial_key, "arm": t.arm.label, "config": t.config.to_dict()} for t in todo
@@ -181,7 +184,7 @@ def _summary(trials: Sequence[Trial], todo: int) -> str:
 
 
 def _details(plan: StudyPlan, todo: set[str]) -> list[str]:
-    """Return a line for each arm, and lines about the power of the claims."""
+    """Return a line for each arm, and lines about the coverage and the power of the claims."""
     from studies.harness.evidence.power import sentences
 
     arms: dict[str, list[Trial]] = {}
@@ -194,6 +197,7 @@ def _details(plan: StudyPlan, todo: set[str]) -> list[str]:
         seeds = ",".join(str(trial.config.seed) for trial in members)
         epochs = members[0].config.epochs
         lines.append(f"  {label:{width}}  seeds {seeds}  {epochs} epochs  {count} to train")
+    lines += [*coverage.lines(plan.trials), *coverage.warnings(plan.trials)]
     return [*lines, *sentences(_power(plan, plan.root))]
 
 

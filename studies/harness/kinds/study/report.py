@@ -18,7 +18,7 @@ from studies.harness.kinds.study import results
 from studies.harness.kinds.study.figures import DiagnosticsFigure, Extension
 from studies.harness.kinds.study.plan import StudyPlan
 from studies.harness.report import arms as table
-from studies.harness.report import claims, document, protocol, sections, tuning
+from studies.harness.report import claims, coverage, document, protocol, sections, tuning
 from studies.harness.report import costs as seconds
 from studies.harness.report.document import Block, Details, Heading, Picture, Table, Text, fold
 
@@ -36,6 +36,7 @@ def report(plan: StudyPlan) -> Report:
     evidence = results.evidence(plan)
     figures = (figure, *plan.extra_figures, DiagnosticsFigure())
     extensions = [part.extend(plan, evidence) for part in figures]
+    evidence = replace(evidence, claims=coverage.with_caveats(evidence.claims, plan.trials))
     evidence = evidence.compared(study, [result for part in extensions for result in part.measured])
     listing = table.listing(evidence, study.title)
     blocks = [
@@ -141,6 +142,7 @@ def _details(plan: StudyPlan, evidence: Evidence, extensions: Sequence[Extension
         *fold(timed),
         *([Details("Other figures", tuple(pictures))] if pictures else []),
         *fold(sections.published(evidence.published), on_terminal=no_claims),
+        *coverage.section(plan.trials, on_terminal=no_claims),
         protocol.section(study, plan.trials),
         *fold(tuning.section(plan.trials)),
         Details("Provenance", (protocol.provenance(evidence.frame),)),
