@@ -56,7 +56,8 @@ def draw(evidence: Evidence, metrics: Sequence[str], folder: Path) -> list[Path]
     as-released and corrected variants. An optimizer with only one variant is in both rows.
     """
     completed = evidence.completed_epochs
-    metrics = [name for name in metrics if name in completed and completed[name].notna().any()]
+    known: Any = completed
+    metrics = [name for name in metrics if name in known and known[name].notna().any()]
     if not metrics:
         return []
     arms = completed.drop_duplicates("arm")

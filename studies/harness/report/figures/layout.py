@@ -25,9 +25,12 @@ def legend(figure: Figure, handles: Mapping[str, Any], columns: int, title: str 
     It has at most this number of columns, and fewer if it would be wider than the figure. If a
     single column is too wide, the labels are broken into lines.
     """
+    if not handles:
+        return
+    width = room = MARGIN * figure.bbox.width
     for number in range(min(len(handles), columns), 0, -1):
         drawn = _legend(figure, handles, [*handles], number, title)
-        width, room = drawn.get_window_extent(_renderer(figure)).width, MARGIN * figure.bbox.width
+        width = drawn.get_window_extent(_renderer(figure)).width
         if width <= room:
             return
         drawn.remove()
