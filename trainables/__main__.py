@@ -102,7 +102,7 @@ def _plugin_problems(paths: Sequence[Path], configs: Sequence[TrialConfig]) -> l
     return [
         f"{workload} with {optimizer}: give the file of the plugin with which the trials were "
         "planned with --plugin; if it has changed, plan the trials again"
-        for workload, optimizer in {config.workload: config.optimizer for config in missing}.items()
+        for workload, optimizer in dict.fromkeys((c.workload, c.optimizer) for c in missing)
     ]
 
 

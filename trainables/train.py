@@ -86,12 +86,15 @@ def epochs(
     Raises:
         OSError: The folder cannot be written, or the data cannot be read (`DataError`). No status
             is written.
-        StoreError: Another driver has locked the output folder, or the trial folder is damaged. No
-            status is written.
+        StoreError: Another driver has locked the output folder, the trial folder is damaged, or the
+            copy of a plugin cannot be used. No status is written.
     """
     if store.status() is not None:
         return
-    plugins.load_copies(store.root, config)
+    try:
+        plugins.load_copies(store.root, config)
+    except plugins.PluginError as error:  # on another attempt, it would be the same
+        raise StoreError(str(error)) from error
     team = Team.current()
     folder = team.store(store)
     versions = {"torch": torch.__version__, "device": device_name(device)}

@@ -70,14 +70,12 @@ def test_the_levels_of_a_grid_can_be_tuples():
     assert labels == [f"adam betas=0.9/{beta}" for beta in (0.95, 0.99, 0.999)] + ["sgd"]
     selected = plan(STUDY, options(only=["betas=0.9/0.95"], seeds="1")).trials
     assert [trial.arm.label for trial in selected] == ["adam betas=0.9/0.95", "sgd"]
-    with pytest.raises(ValueError, match="--only betas=0.1/0.2: not a level.*are 0.9/0.95, 0.9/0.99"):
+    with pytest.raises(ValueError, match=r"--only betas=0\.1/0\.2: not a level.*are 0\.9/0\.95"):
         plan(STUDY, options(only=["betas=0.1/0.2"]))
 
 
 def test_a_list_and_a_tuple_are_the_same_trial():
-    configs = [
-        resolve("digits/mlp", "adam", {"betas": betas}) for betas in ((0.9, 0), [0.9, 0.0])
-    ]
+    configs = [resolve("digits/mlp", "adam", {"betas": betas}) for betas in ((0.9, 0), [0.9, 0.0])]
     assert configs[0].trial_key == configs[1].trial_key
     assert configs[0].hyperparameters["betas"] == [0.9, 0.0]
     arms = [*grid("adam", betas=[[0.9, 0.95]]), *grid("adam", betas=[(0.9, 0.95)])]

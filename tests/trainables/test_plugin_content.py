@@ -64,7 +64,7 @@ def moons():
     return inputs, labels, inputs, labels
 
 
-@workload("moons/mlp", data=moons, batch_size=50, epochs=EPOCHS)
+@workload("moons/mlp", data=moons, batch_size=50, epochs=EPOCHS, optimizers={"mine": {"lr": 1.0}})
 def mlp():
     return nn.Sequential(nn.Linear(2, 2 * width()))
 
@@ -185,6 +185,7 @@ def test_an_edit_that_can_change_the_numbers_of_an_optimizer_changes_its_hash(
 WORKLOAD = {
     "data": (("noise=0.2", "noise=0.3"), True),
     "recipe": (("batch_size=50", "batch_size=25"), True),
+    "hyperparameters of the recipe": (('{"lr": 1.0}})', '{"lr": 2.0}})'), True),
     "constant of the recipe": (("EPOCHS = 20", "EPOCHS = 30"), True),
     "function of the model": (("math.sqrt(4)", "math.sqrt(9)"), True),
     "import of the data": (("import numpy as np", "import cupy as np"), True),
@@ -218,6 +219,7 @@ def mine(model, *, lr=0.1):
         ("from importlib import import_module", ""),
         ("from math import *", ""),
         ("class A:\n    pass", " * len(A.__subclasses__())"),
+        ("def f():\n    import gc\n", ""),
     ],
 )
 def test_a_file_that_reaches_names_as_texts_is_hashed_as_a_whole(
@@ -315,3 +317,9 @@ def test_the_registered_hash_is_that_of_the_function(tmp_path: Path):
     assert (function.module, function.name) == ("", "mine")
     assert function.digest == digest_of(read(path), "", "mine")
     assert function.digest != read(path).sha256
+
+
+def test_an_annotation_that_is_a_text_mentions_names(tmp_path: Path):
+    top = "from dataclasses import dataclass\nA = {}\n@dataclass\nclass B:\n    x: 'list[A]'\n"
+    first, second = (SIMPLE.format(top.format(n), " * B(1).x") for n in (1, 2))
+    assert digest(tmp_path, first) != digest(tmp_path, second)

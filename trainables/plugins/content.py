@@ -18,6 +18,7 @@ Modules from outside the plugin, and data that it reads, are not hashed.
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cached_property
@@ -138,15 +139,15 @@ class Module:
 
     def imported(self, number: int, modules: set[str]) -> set[str]:
         """Return the modules of the plugin that a statement imports, and their packages."""
-        found = set()
+        imports = set()
         for node in ast.walk(self.statements[number]):
             if isinstance(node, ast.ImportFrom) and node.level:
                 parts = self.name.split(".") if self.name else []
                 parts = parts[: len(parts) + self._is_package - node.level]
                 parts += node.module.split(".") if node.module else []
-                found |= {".".join(parts[:length]) for length in range(len(parts) + 1)}
-                found |= {".".join([*parts, alias.name]) for alias in node.names}
-        return found & modules
+                imports |= {".".join(parts[:length]) for length in range(len(parts) + 1)}
+                imports |= {".".join([*parts, alias.name]) for alias in node.names}
+        return imports & modules
 
 
 class _WithoutTexts(ast.NodeTransformer):
@@ -177,14 +178,16 @@ def _is_main_block(statement: ast.stmt) -> bool:
 
 
 def _mentioned(node: ast.AST) -> Iterator[str]:
-    """Yield all names in a statement, and the texts that may be names."""
+    """Yield all names in a statement, also those in annotations that are texts."""
     for part in ast.walk(node):
         if isinstance(part, ast.Name):
             yield part.id
         elif isinstance(part, (ast.Global, ast.Nonlocal)):
             yield from part.names
-        elif isinstance(part, ast.Constant) and isinstance(part.value, str):
-            yield from {part.value, part.value.partition(".")[0]}
+        for annotation in (getattr(part, "annotation", None), getattr(part, "returns", None)):
+            for text in ast.walk(annotation) if annotation else ():
+                if isinstance(text, ast.Constant) and isinstance(text.value, str):
+                    yield from re.findall(r"\w+", text.value)
 
 
 def _is_dynamic(node: ast.AST) -> bool:

@@ -54,13 +54,13 @@ def main(artefact: Artefact, plugin: str | None = None) -> NoReturn:
 
 def command(artefact: Artefact, plugin: str | None = None) -> click.Command:
     """Return the click command of an artefact, with the common options and those of its kind."""
-    own = () if plugin is None else (plugin,)
+    builtin = () if plugin is None else (plugin,)
 
     def execute(**raw: Any) -> int:
         from studies.harness.command.options import parse
         from studies.harness.command.run import run
 
-        raw["plugin"] = (*own, *raw["plugin"])
+        raw["plugin"] = (*builtin, *raw["plugin"])
         return run([artefact], *parse(raw, artefact.FLAGS))
 
     help_text = f"{artefact.title} ({artefact.citation}).\n\n{_claims(artefact)}"
