@@ -48,7 +48,8 @@ def run(
     def command(*arguments: str, study=None) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["studies", *arguments])
         code = cli.invoke(manage.GROUP if study is None else cli.command(*study))
-        return code, *capsys.readouterr()
+        out, err = capsys.readouterr()
+        return code, out, err
 
     yield command
     plugins.unregister()
@@ -113,7 +114,8 @@ def test_a_file_that_cannot_be_run_is_an_error_of_one_line(run, tmp_path: Path):
 
 
 def test_two_files_with_different_studies_of_one_name_are_refused(run):
-    own_study("a.py", "one", "same"), own_study("b.py", "two", "same")
+    own_study("a.py", "one", "same")
+    own_study("b.py", "two", "same")
     code, _, err = run("run", "a.py", "b.py", "--dry-run")
     line = 'error: b.py: the study of a.py is called "same", too; give it another name\n'
     assert (code, err) == (2, line)

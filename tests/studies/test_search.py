@@ -257,8 +257,8 @@ INVALID_SPACES = [
         "nesterov = {True}: must have at least two values, all different",
     ),
     (
-        {"adam": {"betas": Choice((0.9, 0.99), (0.9, 0.999))}},
-        "values must be numbers, words, true, false or none",
+        {"adam": {"betas": Choice({0.9, 0.99}, {0.9, 0.999})}},
+        "values must be numbers, words, true, false, none or tuples of these",
     ),
     ({"nysact-s": {"rank": Range(5, 9999)}}, "rank = 9999: the widest layer (10) has 513 inputs"),
     (

@@ -149,11 +149,11 @@ def test_a_name_twice_in_one_plugin_is_refused(tmp_path: Path):
 
 def test_a_plugin_of_a_name_that_another_version_replaced_is_loaded_again(tmp_path: Path):
     """In a worker that alternates between trials of two versions, each trial gets its own code."""
-    one = write(
+    older = write(
         tmp_path / "one.py", f"@optimizer\ndef f(model){BODY}\n@optimizer\ndef g(model){BODY}"
     )
-    two = named(tmp_path / "two.py", "f", lr="0.3")
-    for path, defaults in [(one, {}), (two, {"lr": 0.3}), (one, {}), (two, {"lr": 0.3})]:
+    newer = named(tmp_path / "two.py", "f", lr="0.3")
+    for path, defaults in [(older, {}), (newer, {"lr": 0.3}), (older, {}), (newer, {"lr": 0.3})]:
         plugins.load(path)
         assert precond.defaults("f") == defaults
 
@@ -286,13 +286,13 @@ def test_a_workload_and_an_optimizer_of_two_plugins_are_both_in_the_key(tmp_path
         "    return x, y, x, y\n\n@workload('toy/net', data=data, batch_size=2, epochs=1)\n"
         "def net():\n    return torch.nn.Linear(2, 2)\n"
     )
-    one, two = named(tmp_path / "one.py", "f"), write(tmp_path / "two.py", data)
+    first, second = named(tmp_path / "one.py", "f"), write(tmp_path / "two.py", data)
     out = tmp_path / "out"
-    assert plugins.load_all([one, two]) == []
+    assert plugins.load_all([first, second]) == []
     config = resolve("toy/net", "f")
-    hashes = [plugins.load(p).functions[n].digest for p, n in ((two, "toy/net"), (one, "f"))]
+    hashes = [plugins.load(p).functions[n].digest for p, n in ((second, "toy/net"), (first, "f"))]
     assert config.plugin == "+".join(hashes)
-    for path in (one, two):
+    for path in (first, second):
         plugins.write_copy(path, out)
     plugins.unregister()
     plugins.load_copies(out, config)

@@ -139,15 +139,15 @@ class Module:
 
     def imported(self, number: int, modules: set[str]) -> set[str]:
         """Return the modules of the plugin that a statement imports, and their packages."""
-        found = set()
+        imports = set()
         for node in ast.walk(self.statements[number]):
             if isinstance(node, ast.ImportFrom) and node.level:
                 parts = self.name.split(".") if self.name else []
                 parts = parts[: len(parts) + self._is_package - node.level]
                 parts += node.module.split(".") if node.module else []
-                found |= {".".join(parts[:length]) for length in range(len(parts) + 1)}
-                found |= {".".join([*parts, alias.name]) for alias in node.names}
-        return found & modules
+                imports |= {".".join(parts[:length]) for length in range(len(parts) + 1)}
+                imports |= {".".join([*parts, alias.name]) for alias in node.names}
+        return imports & modules
 
 
 class _WithoutTexts(ast.NodeTransformer):

@@ -1,4 +1,4 @@
-"""Which statements at the top level of a file only define names.
+"""Tests whether a statement at the top level of a file only defines names.
 
 Every other statement may have an effect on the rest of the file or on torch, so that it is part of
 the hash of every function of the plugin. A statement that is wrongly taken for one with an effect

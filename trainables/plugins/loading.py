@@ -187,11 +187,11 @@ class _Loader(importlib.abc.SourceLoader):
 
 def _message(error: BaseException, files: Sources) -> str:
     """Return the place of an error in the plugin's files, and its first line."""
-    own = {str(s.path.absolute()): s.path for s in files.files.values()}
+    paths = {str(s.path.absolute()): s.path for s in files.files.values()}
     lines = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError):
         lines.append((str(error.filename), error.lineno))
-    places = [f"{own[name]}, line {line}" for name, line in lines if name in own]
+    places = [f"{paths[name]}, line {line}" for name, line in lines if name in paths]
     kind = "" if isinstance(error, PluginError) else f"{type(error).__name__}: "
     text = error.msg if isinstance(error, SyntaxError) else str(error).partition("\n")[0]
     if isinstance(error, ModuleNotFoundError) and error.name in files.files and error.name:

@@ -72,13 +72,13 @@ def _is_interactive() -> bool:
 
 def command(artefact: Artefact, plugin: str | None = None) -> click.Command:
     """Return the click command of an artefact, with the common options and those of its kind."""
-    own = () if plugin is None else (plugin,)
+    builtin = () if plugin is None else (plugin,)
 
     def execute(**raw: Any) -> int:
         from studies.harness.command.options import parse
         from studies.harness.command.run import run_command
 
-        raw["plugin"] = (*own, *raw["plugin"])
+        raw["plugin"] = (*builtin, *raw["plugin"])
         return run_command([artefact], *parse(raw, artefact.FLAGS))
 
     help_text = f"{artefact.title} ({artefact.citation}).\n\n{_claims(artefact)}"

@@ -34,14 +34,14 @@ def select(names: Sequence[str]) -> Selection:
     selection, known, origins = Selection(), artefacts(), dict[str, str]()
     for name in names:
         if name.endswith(".py") or "/" in name:
-            found = _read(name, known.values(), selection)
+            selected = _read(name, known.values(), selection)
         elif name in known:
-            found = [known[name]]
+            selected = [known[name]]
         else:
             advice = nearest(name, known, "; or name the path of a .py file")
             selection.errors.append(f'study "{name}": unknown.{advice}')
             continue
-        for artefact in found:
+        for artefact in selected:
             origin = origins.setdefault(artefact.name, name)
             if origin == name and artefact not in selection.artefacts:
                 selection.artefacts.append(artefact)
@@ -69,10 +69,10 @@ def _read(name: str, known: Iterable[Artefact], selection: Selection) -> list[Ar
     values = [value for module in plugin.modules for value in vars(module).values()]
     # A file may import the artefact of another file.
     imported = {id(artefact) for artefact in known}
-    found = [v for v in values if isinstance(v, Artefact) and id(v) not in imported]
-    if not found:
+    selected = [v for v in values if isinstance(v, Artefact) and id(v) not in imported]
+    if not selected:
         selection.errors.append(
             f"{name}: has no study; define one at the top level, such as STUDY = Study(...), and "
             'call main(STUDY) under `if __name__ == "__main__":`'
         )
-    return found
+    return selected
