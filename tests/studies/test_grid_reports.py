@@ -347,7 +347,7 @@ def test_estimate_uses_committed_epochs_of_the_nearest_batch_size(write_trials, 
 def test_probe_returns_seconds_per_step_and_checkpoint_size():
     config = resolve("digits/cnn", "sgd")
     seconds, size, examples = probe(config, steps=2)
-    assert 0 < seconds < 0.1 and examples == config.batch_size
+    assert 0 < seconds < 0.1 and 2 <= examples <= config.batch_size
     assert size > 2 * 4 * 19_258  # weights and momentum
 
 

@@ -13,10 +13,10 @@ from studies.harness.kinds import ORDER
 from studies.harness.kinds.artefact import Artefact
 
 
-def _folder(text: str) -> Path:
-    if not usable(text):
+def _folder(value: str | Path) -> Path:
+    if not usable(str(value)):
         raise click.BadParameter("must be a folder")
-    return Path(text)
+    return Path(value)
 
 
 OUT = click.Option(
