@@ -221,5 +221,5 @@ def describe_layers(layers: Sequence[str], skipped: Mapping[str, str]) -> list[s
 
 def _text(names: Sequence[str]) -> str:
     """Return names separated by commas; the name of the root module, "", becomes "the model"."""
-    more = f", and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(name or "the model" for name in names[:LISTED]) + more
+    rest = f", and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(name or "the model" for name in names[:LISTED]) + rest
