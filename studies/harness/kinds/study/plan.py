@@ -27,7 +27,7 @@ from studies.harness.kinds.selection import select
 from studies.harness.kinds.study.arms import (
     fewer_levels,
     is_selected,
-    on_workload,
+    study_on_workload,
     with_epochs,
     with_levels,
     with_settings,
@@ -89,7 +89,7 @@ def _groups(plan: StudyPlan) -> set[str]:
 
 def _plan(study: Study, options: Options, workload: str) -> StudyPlan:
     figure_errors, claim_errors = figure_problems(study), claim_problems(study)
-    study = on_workload(study, workload, options)
+    study = study_on_workload(study, workload, options)
     if errors := unknown_optimizers(study.arms):
         raise HyperparameterError("\n".join(errors))
     levels = with_epochs(study, options)
