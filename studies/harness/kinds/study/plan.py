@@ -244,10 +244,15 @@ def stored(study: Study, root: Path) -> list[StudyPlan]:
         if workload in described:
             continue
         try:
-            whole = plan(study, Options(out=root, workload=workload, seeds=sorted(seeds)))
+            candidates = study.trials(workload, sorted(seeds))
         except HyperparameterError:  # the arms are invalid on this workload
             continue
-        trials = [trial for trial in whole.trials if status.begun(root, trial)]
+        options = Options(out=root, workload=workload)
+        on_workload = study_on_workload(study, workload, options)
+        whole = StudyPlan(
+            artefact=on_workload, workload=workload, options=options, trials=candidates
+        )
+        trials = [trial for trial in candidates if status.begun(root, trial)]
         complete = {t.config.group_key for t in trials} == _groups(whole)
         if trials and (complete or whole.folder.is_dir()):
             plans.append(replace(whole, trials=trials))
