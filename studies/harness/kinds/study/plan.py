@@ -42,6 +42,7 @@ from studies.harness.kinds.study.problems import (
 from studies.harness.kinds.study.study import Study
 from studies.harness.tracking.view import View
 from studies.harness.tracking.views import TrialsView
+from trainables.store import read_config, trial_folders
 
 if TYPE_CHECKING:
     from studies.harness.evidence.power import Power
@@ -237,7 +238,12 @@ def stored(study: Study, root: Path) -> list[StudyPlan]:
 
     A workload without a description of its report has results if the folder contains a trial of
     each arm, or any trial and a report of an earlier version.
+
+    Raises:
+        StoreError: A trial folder is damaged, or a newer version wrote it.
     """
+    for folder in trial_folders(root):
+        read_config(folder)  # raises StoreError if the folder is damaged
     plans, _ = stored_plans(study, root)
     described = {plan.workload for plan in plans if not plan.selection}
     for workload, seeds in sorted(trained_seeds(root).items()):
