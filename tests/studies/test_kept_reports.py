@@ -321,7 +321,8 @@ def test_next_steps_repeat_failed_trials_of_other_seeds(
 ):
     runner.status = FAILED
     assert command("--seeds", "7,8", "--optimizers", "sgd") == 1
-    assert "the same command with --retry failed\n" in next_commands(capsys.readouterr().out)
+    steps = next_commands(capsys.readouterr().out)
+    assert "the same command with --retry failed  trains" in steps
     runner.status = "completed"
     assert command() == 1
     steps = next_commands(capsys.readouterr().out)

@@ -13,7 +13,7 @@ from studies.harness.kinds.study.study import Study
 from trainables.workloads import RECIPE_SETTINGS, settable
 
 
-def on_workload(study: Study, workload: str, options: Options) -> Study:
+def study_on_workload(study: Study, workload: str, options: Options) -> Study:
     """Return the study with its arms on a workload.
 
     An arm is added for each optimizer in `--optimizers` that is a plugin's, or that the study may

@@ -27,7 +27,7 @@ from studies.harness.kinds.selection import select
 from studies.harness.kinds.study.arms import (
     fewer_levels,
     is_selected,
-    on_workload,
+    study_on_workload,
     with_epochs,
     with_levels,
     with_settings,
@@ -43,6 +43,7 @@ from studies.harness.kinds.study.study import Study
 from studies.harness.report import coverage
 from studies.harness.tracking.view import View
 from studies.harness.tracking.views import TrialsView
+from trainables.store import read_config, trial_folders
 
 if TYPE_CHECKING:
     from studies.harness.evidence.power import Power
@@ -90,7 +91,7 @@ def _groups(plan: StudyPlan) -> set[str]:
 
 def _plan(study: Study, options: Options, workload: str) -> StudyPlan:
     figure_errors, claim_errors = figure_problems(study), claim_problems(study)
-    study = on_workload(study, workload, options)
+    study = study_on_workload(study, workload, options)
     if errors := unknown_optimizers(study.arms):
         raise HyperparameterError("\n".join(errors))
     levels = with_epochs(study, options)
@@ -244,17 +245,27 @@ def stored(study: Study, root: Path) -> list[StudyPlan]:
 
     A workload without a description of its report has results if the folder contains a trial of
     each arm, or any trial and a report of an earlier version.
+
+    Raises:
+        StoreError: A trial folder is damaged, or a newer version wrote it.
     """
+    for folder in trial_folders(root):
+        read_config(folder)  # raises StoreError if the folder is damaged
     plans, _ = stored_plans(study, root)
     described = {plan.workload for plan in plans if not plan.selection}
     for workload, seeds in sorted(trained_seeds(root).items()):
         if workload in described:
             continue
         try:
-            whole = plan(study, Options(out=root, workload=workload, seeds=sorted(seeds)))
+            candidates = study.trials(workload, sorted(seeds))
         except HyperparameterError:  # the arms are invalid on this workload
             continue
-        trials = [trial for trial in whole.trials if status.begun(root, trial)]
+        options = Options(out=root, workload=workload)
+        on_workload = study_on_workload(study, workload, options)
+        whole = StudyPlan(
+            artefact=on_workload, workload=workload, options=options, trials=candidates
+        )
+        trials = [trial for trial in candidates if status.begun(root, trial)]
         complete = {t.config.group_key for t in trials} == _groups(whole)
         if trials and (complete or whole.folder.is_dir()):
             plans.append(replace(whole, trials=trials))
