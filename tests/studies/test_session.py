@@ -368,6 +368,7 @@ def test_load_reads_a_study_by_name_or_literal_and_writes_nothing(root: Path, mo
         assert list(loaded.frame()["status"]) == ["completed"] * 4
         loaded._repr_html_()
     assert list(studies.load(STUDY, out=root, optimizers="sgd").frame()["optimizer"]) == ["sgd"] * 2
+    assert len(studies.load(STUDY, out=root, seeds=1).frame()) == 4  # all seeds in the folder
     assert files(root) == before
 
 

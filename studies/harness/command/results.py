@@ -44,15 +44,16 @@ class Picture:
 class Result:
     """The results of a study, search, probe or cost study on one or more workloads.
 
-    `result["digits/cnn"]` has the results on one workload. The trial folders are read when they are
-    first needed; call `studies.load` to read them again.
+    They are those of the report: of all seeds in the output folder. `result["digits/cnn"]` has the
+    results on one workload. The trial folders are read when they are first needed; call
+    `studies.load` to read them again.
 
     Attributes:
         workloads: The workloads.
     """
 
     def __init__(self, plans: Sequence[Plan]):
-        self._plans = plans
+        self._plans = [plan.artefact.reported(plan) for plan in plans]
         self.workloads = [plan.workload for plan in plans]
 
     def __getitem__(self, workload: str) -> Result:

@@ -42,7 +42,7 @@ def description(plan: Any, results: Sequence[str]) -> dict[str, Any]:
         "workload": plan.workload,
         "selection": plan.selection,
         "options": {"smoke": options.smoke, "seeds": options.seeds, **plan.selecting},
-        "plugins": [str(options.plugin.absolute())] if options.plugin else [],
+        "plugins": [str(path.absolute()) for path in options.plugins],
         "file": _file(plan.artefact),
         "planned": plan.planned,
         "results": sorted(results),
