@@ -29,7 +29,7 @@ def empty_database() -> bytes:
 
 
 def new_root(parent: Path, name: str = "out", trials: Sequence[Trial] = ()) -> Path:
-    """Create an output folder with trials, by default of two arms, and an empty database."""
+    """Create an output folder with trials, by default of four arms, and an empty database."""
     root = parent / name
     root.mkdir()
     (root / "mlflow.db").write_bytes(empty_database())

@@ -134,7 +134,7 @@ def test_experiment_and_parent_run_have_the_title_and_the_current_claims(
         experiment = client.get_experiment_by_name(STUDY.name).tags["mlflow.note.content"]
         parent = runs(root, "study")[0].data.tags["mlflow.note.content"]
         for note in (experiment, parent):
-            assert note.startswith(f"**{facts.title}**")
+            assert note.startswith(f"{facts.title}\n")
             assert ("**Claims.**" in note) == bool(facts.claims)
             assert all(f"- {claim.text}" in note for claim in facts.claims)
 

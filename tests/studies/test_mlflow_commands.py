@@ -61,7 +61,7 @@ def test_sync_sends_the_other_studies_after_an_error(
     assert capsys.readouterr().out.splitlines() == [
         "unreadable: not sent, because unreadable plan",
         "broken on digits/cnn: not sent, because list index out of range",
-        f"{STUDY.name} on digits/cnn: 7 runs and 8 epochs sent",
+        f"{STUDY.name} on digits/cnn: 9 runs and 8 epochs sent",
     ]
 
 
