@@ -56,7 +56,7 @@ def test_sync_sends_everything_once(root: Path):
     stored = Report(files=[], metrics={"mean/sgd": 0.5})
     first = list(view.send_all([study, SMALL_PROBE], root, last_report=lambda plan: stored))
     assert [(update.name, str(update.sent)) for update in first] == [
-        (f"{study.name} on cifar10/resnet32", "13 runs and 16 epochs sent"),
+        (f"{study.name} on cifar10/resnet32", "13 runs and 8 epochs sent"),
         (f"{SMALL_PROBE.name} on {SMALL_PROBE.workload}", "1 run sent"),
     ]
     # The next study shares the trials of its SGD arm with the first study, and has no report.
@@ -86,7 +86,7 @@ def test_sync_to_a_new_database_sends_the_numbers_of_the_last_report(
     monkeypatch.setattr(tracking_commands, "artefacts", lambda: {RANK_STUDY.name: study})
     assert tracking_commands._sync.callback(root, None) == COMPLETE
     assert (
-        f"{study.name} on cifar10/resnet32: 13 runs and 16 epochs sent\n" in capsys.readouterr().out
+        f"{study.name} on cifar10/resnet32: 13 runs and 8 epochs sent\n" in capsys.readouterr().out
     )
     client = MlflowClient(tracking_uri=default_uri(root))
     experiment = client.get_experiment_by_name(study.name)

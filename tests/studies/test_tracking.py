@@ -362,9 +362,7 @@ def test_experiment_has_a_view_of_each_workloads_configurations(tmp_path, uri, s
     tags = experiment.tags
     assert tags["mlflow.experimentKind"] == "custom_model_development"
     view = json.loads(tags["mlflow.sharedViewState.configurations-digits-cnn"])
-    [parent] = [
-        run for run in client.search_runs([experiment.experiment_id], "tags.kind = 'study'")
-    ]
+    [parent] = client.search_runs([experiment.experiment_id], "tags.kind = 'study'")
     key = parent.info.run_id
     assert view["searchFilter"] == f"tags.kind = 'group' and tags.mlflow.parentRunId = '{key}'"
     assert view["orderByKey"] == "metrics.`mean/test/accuracy`"

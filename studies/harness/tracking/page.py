@@ -56,7 +56,7 @@ def summary(facts: Facts, workload: str | None = None) -> str:
         workload: The workload whose claims are listed; the claims on all workloads if None.
     """
     claims = facts.claims if workload is None else facts.claims_on(workload)
-    texts = [f"**{facts.title}**"]
+    texts = [facts.title]  # the list of experiments shows the text, not the Markdown
     if claims:
         heading = "**Claims.** The tags `claim/1`, `claim/2`, ... of the runs have the decisions."
         texts.append("\n".join([heading, "", *(f"- {claim.text}" for claim in claims)]))

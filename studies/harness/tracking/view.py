@@ -12,6 +12,7 @@ from studies.harness.design.facts import Facts
 from studies.harness.design.options import Options, default_uri
 from studies.harness.design.result import Report
 from studies.harness.evidence.metrics import count
+from studies.harness.tracking import locations
 
 MARK = "inputs_sent"  # tag of the report's run: digest of the inputs of the last complete update
 CLAIM_TAGS = "claim/", "verdict/"  # prefixes; see `claim_tags`
@@ -148,6 +149,8 @@ def send_all(
     Raises:
         Exception: The server or database does not answer.
     """
+    uri = uri or default_uri(root)
+    locations.repair(root, uri)
     for artefact in artefacts:
         try:
             plans = artefact.stored(root)
@@ -155,7 +158,7 @@ def send_all(
             yield Update(name=artefact.name, error=error)
             continue
         for plan in plans:
-            yield from _send(plan, uri or default_uri(root), last_report)
+            yield from _send(plan, uri, last_report)
 
 
 def _send(plan: Any, uri: str, last_report: Callable[[Any], Report | None]) -> Iterator[Update]:
