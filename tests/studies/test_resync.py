@@ -20,7 +20,7 @@ from studies.harness.kinds.probe.execute import measure
 from studies.harness.kinds.search.proposer import Proposer
 from studies.harness.kinds.study.plan import StudyPlan
 from studies.harness.kinds.study.study import Study
-from studies.harness.tracking import view
+from studies.harness.tracking import sync
 from studies.harness.tracking.client import MlflowClient
 from studies.tune_optimizers import SEARCH
 
@@ -54,14 +54,14 @@ def test_sync_sends_everything_once(root: Path):
     workloads = ("digits/mlp", "cifar10/resnet32")
     study = replace(RANK_STUDY, published={name: {"epochs": 1} for name in workloads})
     stored = Report(files=[], metrics={"mean/sgd": 0.5})
-    first = list(view.send_all([study, SMALL_PROBE], root, last_report=lambda plan: stored))
+    first = list(sync.send_all([study, SMALL_PROBE], root, last_report=lambda plan: stored))
     assert [(update.name, str(update.sent)) for update in first] == [
         (f"{study.name} on cifar10/resnet32", "13 runs and 8 epochs sent"),
         (f"{SMALL_PROBE.name} on {SMALL_PROBE.workload}", "1 run sent"),
     ]
     # The next study shares the trials of its SGD arm with the first study, and has no report.
     other = replace(study, name="shares", arms=[RANK_STUDY.arms[0], Arm(optimizer="foof")])
-    second = list(view.send_all([study, other, SMALL_PROBE], root, None))
+    second = list(sync.send_all([study, other, SMALL_PROBE], root, None))
     assert [str(update.sent) for update in second] == ["nothing new", "nothing new"]
     client = MlflowClient(tracking_uri=default_uri(root))
     experiment = client.get_experiment_by_name(study.name)

@@ -4,7 +4,7 @@ The file `.report.json` beside each report contains a digest of the report's inp
 itself and a description of its plan (`kinds.records`). If the digest is the same as before, the
 command prints the stored report; it neither analyses the trials nor draws the figures again.
 
-A report never replaces one that shows more. Each selection has a folder of its own, a study's report
+A report never replaces one that shows more. Each selection has a separate folder, a study's report
 shows all seeds in the output folder, and this module keeps a report whose results the new one lacks.
 """
 

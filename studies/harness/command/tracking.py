@@ -14,7 +14,7 @@ from studies.harness.command.screen import environment, refuse
 from studies.harness.design.ending import COMPLETE, SOME_FAILED
 
 if TYPE_CHECKING:
-    from studies.harness.tracking.view import Update
+    from studies.harness.tracking.sync import Update
 
 
 @click.command(
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 )
 def _sync(root: Path, tracking_uri: str | None) -> int:
     from studies.harness.command import reports
-    from studies.harness.tracking import view
+    from studies.harness.tracking import sync
 
     updates: list[Update] = []
     try:
-        for update in view.send_all(
+        for update in sync.send_all(
             artefacts().values(), root, tracking_uri, lambda plan: reports.last(plan.folder)[1]
         ):
             updates.append(update)
@@ -40,6 +40,8 @@ def _sync(root: Path, tracking_uri: str | None) -> int:
         first_line = str(error).partition("\n")[0]
         problem = f"{tracking_uri or root} cannot be used ({type(error).__name__}: {first_line})"
         return environment(f"sync failed, because {problem}; no results are lost")
+    for line in [line for artefact in artefacts().values() for line in artefact.skipped(root)]:
+        print(line)
     if line := _unsent(updates, root):
         print(line)
     return SOME_FAILED if any(update.error for update in updates) else COMPLETE

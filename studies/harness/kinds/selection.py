@@ -1,6 +1,6 @@
 """Selections: plans in which options of the command change the configurations of an artefact.
 
-A selection has a report of its own, so that it does not replace the report of the whole artefact.
+A selection has a separate report, so that it does not replace the report of the whole artefact.
 The name of the selection is part of the name of the report's folder.
 """
 

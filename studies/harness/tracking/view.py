@@ -1,18 +1,14 @@
-"""The base class of MLflow views; `send_all` sends the views of an output folder."""
+"""The base class of MLflow views."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from studies.harness.design.facts import Facts
-from studies.harness.design.options import Options, default_uri
+from studies.harness.design.options import Options
 from studies.harness.design.result import Report
 from studies.harness.evidence.metrics import count
-from studies.harness.tracking import locations
 
 MARK = "inputs_sent"  # tag of the report's run: digest of the inputs of the last complete update
 CLAIM_TAGS = "claim/", "verdict/"  # prefixes; see `claim_tags`
@@ -39,23 +35,6 @@ class Sent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Update:
-    """The result of sending the runs of a plan.
-
-    Attributes:
-        name: The name of the view, or of the artefact if it has no plan because of `error`.
-        sent: The changes in MLflow.
-        trials: The keys of the view's trials.
-        error: The exception because of which the update is incomplete, or None.
-    """
-
-    name: str
-    sent: Sent = Sent()
-    trials: frozenset[str] = frozenset()
-    error: Exception | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class View(ABC):
     """The runs of an artefact on a workload in MLflow.
 
@@ -64,7 +43,7 @@ class View(ABC):
             run.
         workload: The workload that is trained or timed.
         options: The command line.
-        selection: The selection of the plan (`kinds.artefact.Plan`); each has a run of its own.
+        selection: The selection of the plan (`kinds.artefact.Plan`); each has a separate parent run.
     """
 
     facts: Facts
@@ -97,12 +76,12 @@ class View(ABC):
 
     @property
     def name(self) -> str:
-        """Experiment, workload and selection: `ablation_rank on digits/cnn, seeds=5,6`."""
+        """Experiment, workload and selection: `ablation_rank on digits/cnn, optimizers=sgd,adam`."""
         return f"{self.experiment} on {self.workload}{self._suffix}"
 
     @property
     def run_name(self) -> str:
-        """The name of the report's run: `ablation_rank digits/cnn, seeds=5,6`."""
+        """The name of the report's run: `ablation_rank digits/cnn, optimizers=sgd,adam`."""
         return f"{self.facts.name} {self.workload}{self._suffix}"
 
     @property
@@ -127,54 +106,3 @@ def claim_tags(report: Report | None) -> dict[str, str]:
     for number, claim in enumerate(report.claims if report else (), 1):
         tags |= {f"claim/{number}": claim["sentence"], f"verdict/{number}": claim["verdict"]}
     return tags
-
-
-def send_all(
-    artefacts: Iterable[Any],
-    root: Path,
-    uri: str | None = None,
-    last_report: Callable[[Any], Report | None] = lambda plan: None,
-) -> Iterator[Update]:
-    """Send missing results of all artefacts; yield the result for each plan.
-
-    An artefact or a plan that cannot be sent does not stop the others.
-
-    Args:
-        artefacts: Artefacts (`kinds.artefact`) that may have results in the output folder.
-        root: The output folder.
-        uri: Tracking server or database; the output folder's database if None.
-        last_report: Returns the stored report of a plan, or None. Without a stored report, the
-            files of the report's folder are sent, and the parent run's summary does not change.
-
-    Raises:
-        Exception: The server or database does not answer.
-    """
-    uri = uri or default_uri(root)
-    locations.repair(root, uri)
-    for artefact in artefacts:
-        try:
-            plans = artefact.stored(root)
-        except Exception as error:
-            yield Update(name=artefact.name, error=error)
-            continue
-        for plan in plans:
-            yield from _send(plan, uri, last_report)
-
-
-def _send(plan: Any, uri: str, last_report: Callable[[Any], Report | None]) -> Iterator[Update]:
-    """Send the runs of a plan; yield nothing if its kind has no runs."""
-    name, trials = plan.artefact.name, frozenset[str]()
-    try:
-        view = plan.artefact.tracking(plan)
-        if view is None:
-            return
-        name, trials = view.name, view.trial_keys
-        files = sorted(path for path in plan.folder.glob("[!.]*") if path.is_file())
-        sent = view.send(uri, last_report(plan) or Report(files=files))
-    except Exception as error:
-        from studies.harness.tracking.client import check
-
-        check(uri)  # if the server does not answer, the other plans cannot be sent either
-        yield Update(name=name, trials=trials, error=error)
-    else:
-        yield Update(name=name, trials=trials, sent=sent)
