@@ -13,6 +13,8 @@ from studies.harness.tracking import locations
 from studies.harness.tracking.client import check
 from studies.harness.tracking.view import Sent
 
+UNCHANGED = Sent()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
@@ -26,7 +28,7 @@ class Update:
     """
 
     name: str
-    sent: Sent = Sent()
+    sent: Sent = UNCHANGED
     trials: frozenset[str] = frozenset()
     error: Exception | None = None
 
