@@ -13,8 +13,9 @@ import torch
 
 from precond.hyperparameters import HyperparameterError
 from studies.harness.design.options import Options
-from studies.harness.kinds.artefact import Plan, Work, workloads
+from studies.harness.kinds.artefact import Plan, Work
 from studies.harness.kinds.cost.cost import CostStudy
+from studies.harness.kinds.planning import workloads
 from studies.harness.kinds.selection import selection_name
 from studies.harness.tracking.view import View
 from studies.harness.tracking.views import ReportView

@@ -14,7 +14,8 @@ from precond.layers import find_layers
 from studies.harness.design.arms import Arm, Trial
 from studies.harness.design.options import SMOKE_SEEDS, Options
 from studies.harness.evidence.metrics import count
-from studies.harness.kinds.artefact import Plan, Work, plan_workloads, recipe
+from studies.harness.kinds.artefact import Plan, Work
+from studies.harness.kinds.planning import plan_workloads, recipe
 from studies.harness.kinds.probe import folder
 from studies.harness.kinds.probe.probe import Probe
 from studies.harness.kinds.records import stored_plans

@@ -12,7 +12,8 @@ from precond.hyperparameters import HyperparameterError, nearest
 from studies.harness.design.arms import Arm, Trial
 from studies.harness.design.options import SMOKE_LEVELS, SMOKE_SEEDS, Options
 from studies.harness.evidence.metrics import HEADLINE, higher_is_better, on_workload
-from studies.harness.kinds.artefact import Plan, plan_workloads, recipe, setting_errors
+from studies.harness.kinds.artefact import Plan
+from studies.harness.kinds.planning import plan_workloads, recipe, setting_errors
 from studies.harness.kinds.search.search import TRAIN_FRACTION, Parameters, Search, Space
 from studies.harness.kinds.selection import select
 from trainables.workloads import RECIPE_SETTINGS

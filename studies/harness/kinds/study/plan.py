@@ -15,13 +15,8 @@ from studies.harness.design.options import SMOKE_SEEDS, Options
 from studies.harness.evidence import status
 from studies.harness.evidence.metrics import count
 from studies.harness.evidence.status import trained_seeds
-from studies.harness.kinds.artefact import (
-    Plan,
-    Work,
-    plan_workloads,
-    recipe,
-    workloads,
-)
+from studies.harness.kinds.artefact import Plan, Work
+from studies.harness.kinds.planning import plan_workloads, recipe, workloads
 from studies.harness.kinds.records import stored_plans
 from studies.harness.kinds.selection import select
 from studies.harness.kinds.study.arms import (

@@ -10,7 +10,7 @@ from precond.registry import REGISTRY
 from studies.harness.design import matching
 from studies.harness.design.arms import Arm, levels_of, spelled
 from studies.harness.design.options import Options
-from studies.harness.kinds.artefact import setting_errors
+from studies.harness.kinds.planning import setting_errors
 from studies.harness.kinds.study.figures import unknown_metrics
 from studies.harness.kinds.study.study import Study
 from studies.harness.published import papers

@@ -13,7 +13,8 @@ from studies.harness.design.arms import Arm, Trial
 from studies.harness.design.options import Options
 from studies.harness.evidence import status
 from studies.harness.evidence.metrics import count, on_workload
-from studies.harness.kinds.artefact import Plan, Work, plan_workloads, recipe
+from studies.harness.kinds.artefact import Plan, Work
+from studies.harness.kinds.planning import plan_workloads, recipe
 from studies.harness.kinds.selection import select
 from studies.harness.kinds.tuning.tuning import RecipeTuning
 from trainables.recipes.tuning import SPACES, TRAIN_FRACTION, configurations, ledger_file
