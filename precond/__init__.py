@@ -7,8 +7,9 @@ torch. The optimizers in `peers.py` also require pytorch-optimizer, which is imp
 of them is built. Start reading in `algorithm.py`.
 
 Imports go in one direction (`->` means "imports"): registry -> optimizers -> optimizer ->
-assembly -> controls -> {saving, directions, state, capture, bank, rules, distributed, diagnostics,
-layer_coverage} -> layers -> algorithm -> parts, and algorithms -> {algorithm, parts}. The names below are
+assembly -> controls -> {saving, directions, state, capture, bank, rules, distributed, diagnostics} ->
+layers -> algorithm -> parts, and algorithms -> {algorithm, parts}. Further, {controls, saving,
+diagnostics} -> layer_coverage, and layers -> reasons. The names below are
 imported on first use, so that `precond.hyperparameters` can be imported without torch.
 """
 

@@ -188,8 +188,8 @@ def require_model(call: str, arguments: Sequence[Any], keywords: Group | None = 
     if len(models) > 1:
         others = ", ".join(map(reprlib.repr, models[1:]))
         raise TypeError(
-            f"{name} takes one positional argument, the model, but received also {others}: pass "
-            f"hyperparameters by name, as in {call}, lr=0.1)"
+            f"{name} received {others} in addition to the model: pass hyperparameters by name, as in "
+            f"{call}, lr=0.1)"
         )
     if not isinstance(models[0], nn.Module):
         value, kind = models[0], type(models[0]).__name__

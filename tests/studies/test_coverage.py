@@ -12,8 +12,8 @@ import precond
 from precond import Coverage
 from studies.ablation_rank import STUDY as ABLATION
 from studies.harness.design.options import Options
+from studies.harness.evidence import coverage as stated
 from studies.harness.kinds.study.plan import missing, plans
-from studies.harness.report import coverage as stated
 from trainables.coverage import coverage
 from trainables.descent import build_optimizer
 from trainables.workloads import resolve, workload
@@ -58,7 +58,7 @@ def test_a_small_share_is_a_warning_in_every_plan(partial: None, tmp_path: Path,
     [planned] = plans(ABLATION, Options(out=tmp_path, dry_run=dry_run, seeds=[0]))
     work = missing(planned)
     text = "\n".join([work.summary, *work.details])
-    line = f"Warning: {SENTENCE}; all other parameters follow their gradient."
+    line = f"Warning: {SENTENCE}; the others are not preconditioned."
     assert text.count(line) == 1
 
 

@@ -17,7 +17,10 @@ STOPPING = (
     "{name} received: stopping the workers, then writing the report; committed epochs are kept.\n"
     "A second Ctrl-C does not wait for the workers and writes no report."
 )
-ENDING = "{name} received again: ending without a report; --report-only writes it later."
+ENDING = (
+    "{name} received again: ending without a report. The same command with "
+    "--report-only (in Python, report_only=True) writes it later."
+)
 
 
 class Interrupts:

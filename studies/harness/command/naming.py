@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 LISTED = 6  # matching trials that an error message lists
-PLACE = "`python -m studies status` and trials.csv of a report list the keys"
+PLACE = (
+    "trials.csv of a report lists the keys of its trials, and the folders in OUT/trials have them as "
+    "names"
+)
 # A trial's values besides these are compared, to find those that distinguish it.
 NOT_COMPARED = ("workload", "optimizer", "seed", "numerics", "settings", "hyperparameters")
 

@@ -120,7 +120,10 @@ class Result:
         return next((path for path in self._reports[0].files if path.suffix == ".html"), None)
 
     def show(self) -> None:
-        """Display the claims, the figure and the table in a notebook; print them elsewhere."""
+        """Display the claims, the figure and the table in a notebook.
+
+        Elsewhere, print the claims, the table and the paths of the report.
+        """
         console = screen.terminal()
         if console.is_jupyter:
             from IPython.display import display

@@ -111,7 +111,8 @@ def load(
         what: An artefact or the name of a study file, whose results are returned as those of `run`;
             or an output folder, to return all its trials, whatever they were trained for.
         out: The output folder of the artefact; `$PRECOND_OUT` or `outputs` if None.
-        workload: One or more workloads; by default those with a report, or else the artefact's.
+        workload: One or more workloads; by default those with results in the folder, or the artefact's
+            own if there are none.
         **options: The arguments of `run` that select other trials of the artefact, such as
             `optimizers`, `levels` or `epochs`.
 

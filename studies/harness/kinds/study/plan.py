@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from precond.hyperparameters import HyperparameterError
 from studies.harness.design.arms import Trial, levels_of
 from studies.harness.design.options import SMOKE_SEEDS, Options
-from studies.harness.evidence import status
+from studies.harness.evidence import coverage, status
 from studies.harness.evidence.metrics import count
 from studies.harness.evidence.status import trained_seeds
 from studies.harness.kinds.artefact import Plan, Work
@@ -35,7 +35,6 @@ from studies.harness.kinds.study.problems import (
     unknown_optimizers,
 )
 from studies.harness.kinds.study.study import Study
-from studies.harness.report import coverage
 from studies.harness.tracking.view import View
 from studies.harness.tracking.views import TrialsView
 from trainables.store import read_config, trial_folders

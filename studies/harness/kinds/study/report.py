@@ -36,7 +36,6 @@ def report(plan: StudyPlan) -> Report:
     evidence = results.evidence(plan)
     figures = (figure, *plan.extra_figures, DiagnosticsFigure())
     extensions = [part.extend(plan, evidence) for part in figures]
-    evidence = replace(evidence, claims=coverage.with_caveats(evidence.claims, plan.trials))
     evidence = evidence.compared(study, [result for part in extensions for result in part.measured])
     listing = table.listing(evidence, study.title)
     blocks = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from studies.harness.evidence.analysis import Evidence, analyse, decide_claims
+from studies.harness.evidence.coverage import with_caveats
 from studies.harness.kinds.study.plan import StudyPlan
 
 
@@ -17,8 +18,7 @@ def evidence(plan: StudyPlan) -> Evidence:
         for part in (figure, *plan.extra_figures)
         for name, table in part.claim_values(plan, evidence).items()
     }
-    if not derived:
-        return evidence
-    # Claims about these values could not be decided before the figures computed them.
-    decisions = decide_claims(claims, plan.workload, evidence.frame, figure.metric, derived)
-    return replace(evidence, claims=decisions)
+    decisions = evidence.claims
+    if derived:  # claims about these values could not be decided before the figures computed them
+        decisions = decide_claims(claims, plan.workload, evidence.frame, figure.metric, derived)
+    return replace(evidence, claims=with_caveats(decisions, plan.trials))
