@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from studies import Arm, Better, Choice, CurveFigure, LevelFigure, Options, Search, Study, grid
+from studies import Arm, Better, Choice, CurveFigure, LevelFigure, Search, Study, grid
+from studies.harness.design.options import Options
 from studies.harness.command.options import parse
 from studies.harness.evidence import ledger
 from studies.harness.kinds.search import sampling
