@@ -34,7 +34,7 @@ class Study(Artefact):
         extra_figures: Additional figures of the same trials.
         any_optimizer: True if `--optimizers` may name any registered optimizer. An optimizer that
             no arm has is added with its values in the recipe. If such a study has no `claims`, it
-            claims of each pair of arms that the first one is better.
+            has one for each pair of arms: the first arm is better than the second.
     """
 
     KIND: ClassVar[str] = "study"
