@@ -67,7 +67,7 @@ def _read(name: str, known: Iterable[Artefact], selection: Selection) -> list[Ar
     if plugin.functions:
         selection.plugins.append(name)
     values = [value for module in plugin.modules for value in vars(module).values()]
-    # A file may import the artefact of another file.
+    # Skip artefacts that the file imports, such as `from studies.ablation_rank import STUDY`.
     imported = {id(artefact) for artefact in known}
     selected = [v for v in values if isinstance(v, Artefact) and id(v) not in imported]
     if not selected:

@@ -88,7 +88,7 @@ def key_problem(
 
 
 def find(root: Path, *keys: str) -> tuple[list[Path], list[str]]:
-    """Return the trial folders that keys, or their first digits, name; and a line for each error."""
+    """Return the trial folders that keys or their first digits name, and a line for each error."""
     from trainables.store import trial_folders
 
     folders = {folder.name: folder for folder in trial_folders(root)}

@@ -198,8 +198,8 @@ class Folder:
     def trials(self) -> list[Trial]:
         """The trials in the order of workload, optimizer, hyperparameters and seed.
 
-        An arm is labelled by the values that vary among the trials of its optimizer on its
-        workload.
+        A folder can contain trials that no study file describes. The label of a trial's arm
+        contains the values that differ between the trials with the same optimizer and workload.
         """
         configs = [
             TrialConfig.from_dict(read_config(folder)["config"])
@@ -236,7 +236,7 @@ class Folder:
 
 
 def _labelled(configs: Sequence[TrialConfig]) -> list[Trial]:
-    """Return the trials of one optimizer on one workload, labelled by the values that vary."""
+    """Return the trials of one optimizer on one workload, labelled by the values that differ."""
     from studies.harness.evidence.ledger import configuration_of
 
     values = [configuration_of(config) for config in configs]

@@ -23,8 +23,8 @@ INTERRUPTED = "interrupted"
 @click.command(
     "status",
     help="Count trials by status, and list those that have begun but have not ended: in flight, or "
-    "interrupted if no driver trains them. A trial that is not run has a folder, but no worker has "
-    "begun it. A study may run at the same time.",
+    "interrupted if no driver trains them. 'not run' means that the folder exists, but that no "
+    "worker has started the trial. A study may run at the same time.",
     params=[OUT],
 )
 def _status(root: Path) -> int:

@@ -1,4 +1,4 @@
-"""The share of the model that the optimizers precondition: lines of a plan, and a report's table."""
+"""The share of the model that the optimizers precondition, for a plan and for a report."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def lines(trials: Sequence[Trial]) -> list[str]:
 def warnings(trials: Sequence[Trial]) -> list[str]:
     """Return a line for each group of optimizers that preconditions less than half of the model."""
     return [
-        f"Warning: {_sentence(', '.join(names), covered)}; all other parameters follow their gradient."
+        f"Warning: {_sentence(', '.join(names), covered)}; all other parameters follow their "
+        "gradient."
         for covered, names in groups(trials).items()
         if covered.share < SMALL_SHARE
     ]

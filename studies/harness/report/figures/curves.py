@@ -52,8 +52,9 @@ DIAGNOSTICS = {
 def draw(evidence: Evidence, metrics: Sequence[str], folder: Path) -> list[Path]:
     """Draw `curves.pdf`, `.png` and `.svg` from the completed trials; nothing if there are none.
 
-    There is one column for each metric that the trials have. The rows are the combinations of levels, each divided into
-    as-released and corrected variants. An optimizer with only one variant is in both rows.
+    There is one column for each metric that the trials have. The rows are the combinations of
+    levels, each divided into as-released and corrected variants. An optimizer with only one variant
+    is in both rows.
     """
     completed = evidence.completed_epochs
     known: Any = completed
