@@ -57,7 +57,7 @@ def progress(folder: Path) -> dict[str, Any]:
     read_config(folder)  # raises StoreError if a newer version wrote the folder
     document = read_status(folder)
     if document is None:
-        begun = (folder / "attempts.jsonl").exists()  # the first line of a worker
+        begun = (folder / "attempts.jsonl").exists()  # a worker writes this file before it trains
         return {"status": IN_FLIGHT if begun else NOT_RUN, "reason": None}
     return {"status": document["status"], "reason": reason(document)}
 
