@@ -17,9 +17,9 @@ NOTE = (
     "Each cell is the mean minus the value of the additive model, in which each level of a factor "
     "has the same effect at all levels of the other one. The F-test compares this model with a "
     "mean of each pair of levels; both models have an effect of each seed. It uses the seeds with "
-    "a result at every pair of levels, assumes noise with the same variance, and is exploratory: its "
-    "p-value is not corrected. Whether factors interact depends on the scale, which is that of the "
-    "table."
+    "a result at every pair of levels, assumes noise with the same variance, and is exploratory: "
+    "its p-value is not corrected. Whether factors interact depends on the scale, which is that of "
+    "the table."
 )
 
 

@@ -29,7 +29,7 @@ from studies.harness.report.figures.style import (
     lost_words,
     panels,
     save,
-    state,
+    write_decision,
 )
 
 # Smallest range of the vertical axis of the best of k: this fraction of 100% for metrics in percent,
@@ -84,7 +84,7 @@ def draw(evidence: Evidence, metrics: Sequence[str], folder: Path) -> list[Path]
     handles = _handles(evidence, dict.fromkeys([*order, *names]), styles) | _marks(grid.flat)
     title = means.over_seeds(pd.concat(tables[metrics[0]])["n"])
     legend(figure, handles, 4, f"{title}; ordered by the final {words(metrics[0])}, best first")
-    state(figure, evidence.claims)
+    write_decision(figure, evidence.claims)
     return save(figure, folder, "curves")
 
 
