@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 LISTED = 6  # matching trials that an error message lists
-PLACE = "`python -m studies status` and trials.csv of a report list the keys"
+WHERE_KEYS_ARE = "`python -m studies status` and trials.csv of a report list the keys"
 # A trial's values besides these are compared, to find those that distinguish it.
 NOT_COMPARED = ("workload", "optimizer", "seed", "numerics", "settings", "hyperparameters")
 
@@ -80,7 +80,8 @@ def key_problem(
     if len(matches) == 1:
         return None
     if not prefix or not matches:
-        return f'"{prefix}": must be the first digits of the key of a trial {place}; {PLACE}'
+        allowed = f"must be the first digits of the key of a trial {place}"
+        return f'"{prefix}": {allowed}; {WHERE_KEYS_ARE}'
     listed = ", ".join(f"{key[:16]} ({name(key)})" for key in matches[:LISTED])
     rest = f" and {len(matches) - LISTED} more" if len(matches) > LISTED else ""
     count = f"{len(matches)} trials {place} have keys that start with it"

@@ -25,7 +25,7 @@ Rows = Literal["trial", "epoch"]
 
 
 @dataclass(frozen=True)
-class Picture:
+class ResultFigure:
     """A figure of a report; Jupyter displays it.
 
     Attributes:
@@ -100,14 +100,14 @@ class Result:
         return pd.DataFrame(rows)
 
     @property
-    def figures(self) -> dict[str, Picture]:
+    def figures(self) -> dict[str, ResultFigure]:
         """The figures of the last report by name, the main figure first.
 
         With several workloads, the name begins with the workload.
         """
         several = len(self._plans) > 1
         return {
-            f"{plan.workload}/{path.stem}" if several else path.stem: Picture(path)
+            f"{plan.workload}/{path.stem}" if several else path.stem: ResultFigure(path)
             for plan, report in zip(self._plans, self._reports, strict=True)
             for path in report.files
             if path.suffix == ".png"
