@@ -133,9 +133,9 @@ class Study(Artefact):
 
     def results(self, plan: Plan) -> list[str]:
         """Return the trials that have ended."""
-        from studies.harness.evidence.status import ended
+        from studies.harness.evidence.status import status_files
 
-        return ended(plan.trials, plan.root)
+        return status_files(plan.trials, plan.root)
 
     def evidence(self, plan: Plan) -> Evidence:
         """Return the analysis of the trials, with the decisions on the claims."""
