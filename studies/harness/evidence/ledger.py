@@ -11,16 +11,18 @@ from typing import Any, Literal
 import pandas as pd
 
 from studies.harness.design.arms import Trial, spelled
+from studies.harness.design.configurations import configuration_of
 from studies.harness.design.options import default_root
 from studies.harness.evidence import status
 from studies.harness.evidence.metrics import higher_is_better
-from trainables.config import TrialConfig
 from trainables.files import read_lines
 from trainables.store import trial_folder
 
 KEYS = ("seed", "trial_key", "group_key", "as_released")
 PROVENANCE = ("torch", "device", "git_sha")
-NOT_SETTINGS = ("optimizer", "seed", "numerics")  # columns already; numerics are no setting
+PROGRESS = ("status", "reason", "committed")
+RESERVED = ("arm", "optimizer", *KEYS, *PROGRESS, *PROVENANCE, "epoch", "time")
+"""The columns that are no settings; a hyperparameter with such a name has a prefix."""
 
 
 def frame(
@@ -82,31 +84,14 @@ def frame(
         else:
             measured = [{**lines[-1]["metrics"], **_best(lines)}] if lines else [{}]
         rows += [{**identity, **values, **source} for values in measured]
-        values_of += [configuration_of(config)] * len(measured) if configuration else []
+        if configuration:
+            values_of += [configuration_of(config.to_dict(), RESERVED)] * len(measured)
         metrics.update(dict.fromkeys(name for values in measured for name in values))
-    known = ["arm", "optimizer", *names, *KEYS, "status", "reason", "committed"]
+    known = ["arm", "optimizer", *names, *KEYS, *PROGRESS]
     table = pd.DataFrame(rows, columns=[*known, *metrics, *PROVENANCE])
     # With nullable types, integer levels stay integers in a column with missing values.
     table = table.assign(**{name: table[name].convert_dtypes() for name in names})
     return _with_configurations(table, values_of) if configuration else table
-
-
-def configuration_of(config: TrialConfig) -> dict[str, Any]:
-    """Return the hyperparameters and the training settings of a trial by name.
-
-    A hyperparameter with the name of another column, such as `seed`, has the prefix
-    `hyperparameter/`.
-    """
-    values = config.to_dict()
-    hyperparameters, settings = values.pop("hyperparameters"), values.pop("settings")
-    fields = {name: value for name, value in values.items() if name not in NOT_SETTINGS}
-    reserved = {"arm", "optimizer", *KEYS, "status", "reason", "committed", *PROVENANCE}
-    reserved |= {"epoch", "time", *fields, *settings}
-    named = {
-        f"hyperparameter/{name}" if name in reserved else name: value
-        for name, value in hyperparameters.items()
-    }
-    return {**named, **fields, **settings}
 
 
 def _with_configurations(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from precond.hyperparameters import HyperparameterError
+from studies.harness.design.arms import as_level
 from studies.harness.design.facts import Facts
 from studies.harness.design.options import SELECTING, Options
 from trainables.store import StoreError
@@ -108,16 +109,11 @@ def options_of(record: Mapping[str, Any], root: Path) -> Options:
     values = {name: stored[name] for name in ("seeds", *SELECTING) if name in stored}
     for name in ("only", "levels"):
         levels = values.get(name, {}).items()
-        values[name] = {factor: list(map(_tuple, items)) for factor, items in levels}
-    values["settings"] = {k: _tuple(v) for k, v in values.get("settings", {}).items()}
+        values[name] = {factor: list(map(as_level, items)) for factor, items in levels}
+    values["settings"] = {k: as_level(v) for k, v in values.get("settings", {}).items()}
     smoke = bool(stored["smoke"])
     out = root.parent if smoke else root  # `Options.root` appends the folder of smoke runs
     return Options(out=out, workload=record["workload"], smoke=smoke, **values)
-
-
-def _tuple(value: Any) -> Any:
-    """Return a tuple instead of a list, because JSON has no tuples."""
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _problem(record: Mapping[str, Any], error: str) -> str:
