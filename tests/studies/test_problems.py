@@ -21,7 +21,7 @@ from studies.harness.cluster import execute, local
 from studies.harness.command import cli, interrupts, problems, reports, screen
 from studies.harness.command.manage import GROUP
 from studies.harness.command.options import parse
-from studies.harness.command.run import run
+from studies.harness.command.run import run_command
 from studies.harness.design.ending import STOPS, Stopped
 from studies.harness.design.options import Options
 from studies.harness.design.result import Listing, Report
@@ -124,7 +124,7 @@ def test_an_error_of_the_operating_system_names_the_activity(
     options = Options(
         out=tmp_path, seeds=[0], optimizers=["sgd"], tracking_uri="none", data_dir=tmp_path
     )
-    assert run([STUDY], options) == 4
+    assert run_command([STUDY], options) == 4
     err = capsys.readouterr().err
     assert err.startswith(f"error: {line}") and "(No space left on device)" in err
     assert len(err.splitlines()) == 1
@@ -137,7 +137,7 @@ def test_an_unreadable_output_folder_is_not_called_unwritable(
         raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "trials"))
 
     monkeypatch.setattr("studies.harness.evidence.status.progress", denied)
-    assert run([STUDY], Options(out=tmp_path)) == 4
+    assert run_command([STUDY], Options(out=tmp_path)) == 4
     line = f"cannot read {tmp_path} ({tmp_path}/trials: Permission denied)"
     assert capsys.readouterr().err == f"error: {line}\n"
 
@@ -172,7 +172,7 @@ def test_a_temporary_folder_that_is_too_long_for_rays_sockets_is_refused(
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setenv("TMPDIR", "/tmp/" + 80 * "x")
     out = tmp_path / "out"
-    assert run([STUDY], Options(out=out, seeds=[0], optimizers=["sgd"])) == 2
+    assert run_command([STUDY], Options(out=out, seeds=[0], optimizers=["sgd"])) == 2
     err = capsys.readouterr().err
     assert not out.exists() and len(err.splitlines()) == 1
     size = 85 + len(f"/ray/session_0000-00-00_00-00-00_000000_{os.getpid()}/sockets/plasma_store")
@@ -240,7 +240,7 @@ def test_no_report_is_written_after_a_second_signal(
     options = Options(out=tmp_path, seeds=[0], optimizers=["sgd"], tracking_uri="none")
     for count in (2, 1):
         sent[:] = range(count)
-        assert run([STUDY], options) == 130
+        assert run_command([STUDY], options) == 130
         assert "To resume, run the same command" in capsys.readouterr().err
         assert any(tmp_path.glob("reports/*/*/report.md")) == (count == 1)
 
@@ -316,7 +316,7 @@ def test_tables_of_several_workloads_name_theirs(
         out=tmp_path, seeds=[0], optimizers=["sgd"], tracking_uri="none",
         workload="digits/mlp,digits/cnn",
     )  # fmt: skip
-    run([STUDY], options)
+    run_command([STUDY], options)
     printed = capsys.readouterr().out
     first, second, third = printed.split("mean over n completed trials")
     assert [part.rfind("digits/cnn") > part.rfind("digits/mlp") for part in (first, second)] == [

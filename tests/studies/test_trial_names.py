@@ -16,7 +16,7 @@ from studies.harness.command import lock
 from studies.harness.command.cli import invoke
 from studies.harness.command.manage import GROUP
 from studies.harness.command.naming import LISTED, find, key_problem
-from studies.harness.command.run import run
+from studies.harness.command.run import run_command
 from studies.harness.design.arms import Trial
 from studies.harness.design.options import Options
 from studies.harness.evidence import status
@@ -148,7 +148,7 @@ def test_rerun_needs_the_first_digits_of_exactly_one_planned_trial(
             out=tmp_path, dry_run=True, as_json=True, optimizers=["sgd"], seeds=[*range(20)],
             rerun=(key,),
         )  # fmt: skip
-        return run([STUDY], options)
+        return run_command([STUDY], options)
 
     keys = [trial.config.trial_key for trial in STUDY.trials(seeds=range(20))]
     sgd = [t.config.trial_key for t in STUDY.trials(seeds=range(20)) if t.arm.label == "sgd"]
