@@ -89,12 +89,14 @@ def stored_plans(artefact: Any, root: Path) -> Stored:
         if "options" not in record:
             continue
         try:
-            stored.plans += [
-                reported
-                for plan in _plans(artefact, record, root)
-                if plan.folder == path.parent
-                if artefact.results(reported := artefact.reported(plan))
-            ]
+            stored.plans.extend(
+                [
+                    reported
+                    for plan in _plans(artefact, record, root)
+                    if plan.folder == path.parent
+                    if artefact.results(reported := artefact.reported(plan))
+                ]
+            )
         except (HyperparameterError, StoreError) as error:
             stored.problems.append(_problem(record, str(error)))
         except (TypeError, ValueError, KeyError, AttributeError):
