@@ -41,7 +41,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_integer(value: Any) -> bool:
+def is_integer(value: Any) -> bool:
+    """Return True for an int that is not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -113,7 +114,7 @@ def fractions(default: tuple[float, float], symbol: str = "") -> Any:
 
 def count(default: int, low: int = 1, symbol: str = "") -> Any:
     """Return a field for an integer >= low."""
-    return _field(default, f"an integer >= {low}", lambda v: _is_integer(v) and v >= low, symbol)
+    return _field(default, f"an integer >= {low}", lambda v: is_integer(v) and v >= low, symbol)
 
 
 def flag(default: bool) -> Any:
@@ -136,7 +137,7 @@ def alike(default: Any) -> Any:
         allowed = f"of type {kind.__name__}, like the default {default!r}"
         return _field(default, allowed, lambda v: isinstance(v, kind))
     if isinstance(default, int):
-        return _field(default, "an integer", _is_integer)
+        return _field(default, "an integer", is_integer)
     if isinstance(default, (tuple, list)):
         if all(map(_is_number, default)):
             return _field(default, f"{len(default)} numbers", _are(_is_number, len(default)))

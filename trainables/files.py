@@ -13,7 +13,17 @@ from typing import Any
 
 
 class StoreError(RuntimeError):
-    """A folder cannot be used; the message is one line with the reason and the remedy."""
+    """A folder cannot be used; the message is one line with the reason and the remedy.
+
+    Args:
+        problem: The message, or its first part if there is an `advice`.
+        advice: What the user of a command that trains can do. Other commands may replace it.
+    """
+
+    def __init__(self, problem: str, advice: str = ""):
+        super().__init__(f"{problem}: {advice}" if advice else problem)
+        self.problem = problem
+        self.advice = advice
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

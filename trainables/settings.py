@@ -23,6 +23,7 @@ from precond.hyperparameters import (
     count,
     flag,
     fraction,
+    is_integer,
     nearest,
     non_negative,
     optional,
@@ -183,8 +184,3 @@ def worker_problems(optimizer: str, workers: Any, batch_size: Any) -> list[str]:
     if workers > 1 and card is not None and (reason := card.unsupported.get("data parallel")):
         return [f"workers = {workers}: must be 1 for {optimizer}: {reason}"]
     return []
-
-
-def is_integer(value: Any) -> bool:
-    """Return True for an int that is not a bool."""
-    return isinstance(value, int) and not isinstance(value, bool)

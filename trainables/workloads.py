@@ -17,7 +17,7 @@ from torch import nn
 
 import precond
 from precond import HyperparameterError
-from precond.hyperparameters import nearest
+from precond.hyperparameters import is_integer, nearest
 from precond.registry import lookup
 from trainables.config import TrialConfig
 from trainables.data import DataError, source
@@ -30,7 +30,6 @@ from trainables.settings import (
     NEUTRAL,
     applicable,
     field_problems,
-    is_integer,
     setting_problems,
     worker_problems,
 )

@@ -345,13 +345,13 @@ def test_next_steps_of_unequal_seeds_name_the_seeds_that_some_arms_lack(
 
 def plans_of(root: Path, study: Study = SMALL) -> dict[str, list[str]]:
     """Return the keys of the trials of the stored plans, by selection."""
-    return {p.selection: [t.config.trial_key for t in p.trials] for p in study.stored(root)}
+    return {p.selection: [t.config.trial_key for t in p.trials] for p in study.stored(root).plans}
 
 
 def test_stored_returns_the_plans_of_all_reports(command: Invoke, tmp_path: Path):
     assert command("--seeds", "1") == 0
     assert command("--levels", "rank=5,20", "--epochs", "1", "--seeds", "3") == 0
-    stored = SMALL.stored(tmp_path)
+    stored = SMALL.stored(tmp_path).plans
     assert [plan.selection for plan in stored] == ["", "levels.rank=5,20+epochs=1"]
     assert [len(plan.trials) for plan in stored] == [3, 9]
     for plan in stored:  # the same plans as those of the commands: nothing is written again
@@ -359,7 +359,7 @@ def test_stored_returns_the_plans_of_all_reports(command: Invoke, tmp_path: Path
         assert report is not None and reports.make(plan)[1] == inputs
         view = SMALL.tracking(plan)
         assert view is not None and view.selection == plan.selection
-    assert SMALL.skipped(tmp_path) == []
+    assert SMALL.stored(tmp_path).problems == []
 
 
 def test_a_folder_with_trials_alone_gives_the_studies_that_have_a_trial_of_each_arm(
@@ -383,7 +383,7 @@ def test_a_report_that_needs_a_plugin_is_skipped_with_the_reason(
     assert list(plans_of(tmp_path)) == ["optimizers=sgd,signsgd"]
     del REGISTRY["signsgd"]
     assert plans_of(tmp_path) == {}
-    [line] = SMALL.skipped(tmp_path)
+    [line] = SMALL.stored(tmp_path).problems
     assert line.startswith("small on digits/cnn, optimizers=sgd,signsgd: ")
     assert plugin in line and line.endswith("with --report-only")
 
@@ -402,14 +402,15 @@ def test_a_damaged_record_is_skipped(command: Invoke, tmp_path: Path, change: di
     assert command("--optimizers", "sgd", "--report-only") == 0
     [path] = tmp_path.glob("reports/*/*/.report.json")
     path.write_text(json.dumps({**json.loads(path.read_bytes()), **change}))
-    assert SMALL.stored(tmp_path) == [] and len(SMALL.skipped(tmp_path)) == 1
+    stored = SMALL.stored(tmp_path)
+    assert stored.plans == [] and len(stored.problems) == 1
 
 
 def test_smoke_reports_are_stored_in_the_folder_of_smoke_runs(command: Invoke, tmp_path: Path):
     assert command("--smoke") == 0
-    [plan] = SMALL.stored(tmp_path / "smoke")
+    [plan] = SMALL.stored(tmp_path / "smoke").plans
     assert plan.options.smoke and plan.root == tmp_path / "smoke" and len(plan.trials) == 6
-    assert SMALL.stored(tmp_path) == []
+    assert SMALL.stored(tmp_path).plans == []
 
 
 def test_the_list_of_reports_has_their_results_pages_and_commands(

@@ -18,6 +18,7 @@ from studies.harness.design.ending import STOPS, Stopped
 from studies.harness.design.options import Options
 from studies.harness.design.result import Listing, Report
 from studies.harness.kinds.artefact import Artefact, Driver, Plan, Work
+from studies.harness.kinds.records import Stored
 from studies.harness.report import document
 from studies.harness.report.document import Text
 from trainables.store import StoreError
@@ -79,8 +80,8 @@ class Sum(Artefact):
     def tracking(self, plan: SumPlan) -> None:
         return None
 
-    def stored(self, root: Path) -> list[SumPlan]:
-        return []
+    def stored(self, root: Path) -> Stored:
+        return Stored()
 
     def state(self, root: Path) -> str:
         return "done" if (root / "sum.json").exists() else "-"

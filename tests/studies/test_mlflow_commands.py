@@ -14,6 +14,7 @@ from studies.harness.command import tracking as commands
 from studies.harness.design.ending import COMPLETE, ENVIRONMENT, SOME_FAILED
 from studies.harness.design.options import Options
 from studies.harness.design.result import Report
+from studies.harness.kinds import records
 from studies.harness.kinds.artefact import Plan
 from studies.harness.tracking import ui
 from studies.harness.tracking.view import Sent, View
@@ -34,10 +35,11 @@ class Stored:
     name: str
     view: View | None
 
-    def stored(self, root: Path) -> list[Plan]:
+    def stored(self, root: Path) -> records.Stored:
         if self.view is None:
             raise ValueError("unreadable plan")
-        return [Plan(artefact=self, workload="digits/cnn", options=Options(out=root))]
+        plan = Plan(artefact=self, workload="digits/cnn", options=Options(out=root))
+        return records.Stored([plan])
 
     def tracking(self, plan: Plan) -> View | None:
         return self.view

@@ -81,7 +81,7 @@ def test_sync_to_a_new_database_sends_the_numbers_of_the_last_report(
 
     monkeypatch.setattr(Study, "report", report)
     study = replace(RANK_STUDY, published={"cifar10/resnet32": {"epochs": 1}})
-    [plan] = [plan for plan in study.stored(root) if plan.workload == "cifar10/resnet32"]
+    [plan] = [plan for plan in study.stored(root).plans if plan.workload == "cifar10/resnet32"]
     reports.make(plan)
     monkeypatch.setattr(tracking_commands, "artefacts", lambda: {RANK_STUDY.name: study})
     assert tracking_commands._sync.callback(root, None) == COMPLETE

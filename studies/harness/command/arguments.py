@@ -36,7 +36,9 @@ def options(artefact: Artefact, arguments: Mapping[str, Any]) -> tuple[Options, 
     """
     params = {_name(flag): flag for flag in flags(artefact) if flag.name not in EXCLUDED}
     given = {name: value for name, value in arguments.items() if value is not None}
-    errors = [f"{name}: unknown argument.{nearest(name, params)}" for name in given.keys() - params]
+    errors = [
+        f"{name}: unknown argument.{nearest(name, params)}" for name in given if name not in params
+    ]
     words, dictionaries = [], {}
     for name in params:
         value = given.get(name)

@@ -207,9 +207,7 @@ def probe(config: TrialConfig, steps: int = PROBE_STEPS, seconds: float = PROBE_
         if not steps:
             return Probe(0.0, size, examples)
         times = [step(*batch)]
-        pixels = max(target.fit(config.settings).size, 1) ** 2
-        fitting = int(examples * (end - time.perf_counter()) / FEWEST / sum(times[0]))
-        largest = min(config.batch_size, PROBE_PIXELS // pixels, fitting)
+        largest = _batch_size(config, examples / sum(times[0]), end - time.perf_counter())
         if largest > examples:
             examples = largest
             batch = target.random_batch(examples, config.settings)
@@ -220,6 +218,18 @@ def probe(config: TrialConfig, steps: int = PROBE_STEPS, seconds: float = PROBE_
         return Probe(backward / examples + update / config.batch_size, size, examples)
     finally:
         torch.set_num_threads(threads)
+
+
+def _batch_size(config: TrialConfig, rate: float, seconds: float) -> int:
+    """Return the largest batch size of a probe.
+
+    Args:
+        config: The trial.
+        rate: Examples per second.
+        seconds: The time for `FEWEST` steps.
+    """
+    pixels = max(workload(config.workload).fit(config.settings).size, 1) ** 2
+    return min(config.batch_size, PROBE_PIXELS // pixels, int(rate * seconds / FEWEST))
 
 
 def _step(

@@ -16,8 +16,10 @@ from studies.harness.command.screen import plain, shortest, terminal
 from studies.harness.design.ending import COMPLETE
 from studies.harness.design.options import SELECTING, default_root
 from studies.harness.kinds import records
+from studies.harness.kinds.tuning.tuning import RecipeTuning
 
-PLACES = f"reports/*/*/{records.RECORD}", f"tune-recipe/*/{records.RECORD}"
+TUNING = RecipeTuning()
+PLACES = f"reports/*/*/{records.RECORD}", f"{TUNING.name}/*/{records.RECORD}"
 FLAGS = {
     name: "--set" if name == "settings" else f"--{name.replace('_', '-')}"
     for name in SELECTING
@@ -81,9 +83,11 @@ def _command(record: Mapping[str, Any], root: Path) -> str:
 def _program(record: Mapping[str, Any]) -> list[str]:
     """Return the words of the command that name the study and, if necessary, the workload."""
     name, workload = record["study"], record["workload"]
-    if name == "tune-recipe":
-        return ["-m", "studies", name, workload]
-    study = artefacts().get(name)
+    known = {**artefacts(), TUNING.name: TUNING}
+    study = known.get(name)
+    # Earlier versions stored no program.
+    if program := record.get("program") or (study.program(workload) if study else ()):
+        return [*program]
     words = [shortest(STUDIES / f"{name}.py") if study else record["file"] or f"{name}.py"]
     default = record["options"]["smoke"] or (study is not None and study.workload == workload)
     return words if default else [*words, "--workload", workload]

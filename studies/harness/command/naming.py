@@ -8,13 +8,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from studies.harness.design.configurations import DIGESTS, configuration_of, varied
+
 LISTED = 6  # matching trials that an error message lists
 WHERE_KEYS_ARE = (
     "trials.csv of a report lists the keys of its trials, and the folders in OUT/trials have them as "
     "names"
 )
-# A trial's values besides these are compared, to find those that distinguish it.
-NOT_COMPARED = ("workload", "optimizer", "seed", "numerics", "settings", "hyperparameters")
 
 
 class Names:
@@ -25,12 +25,12 @@ class Names:
     """
 
     def __init__(self, configs: Iterable[Mapping[str, Any]]):
-        self._values: dict[tuple[str, str], dict[str, set[str]]] = {}
+        groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for config in configs:
-            names = self._values.setdefault((config["workload"], config["optimizer"]), {})
-            for name, value in _flat(config).items():
-                names.setdefault(name, set()).add(str(value))
-        self._several = len({workload for workload, _ in self._values}) > 1
+            group = groups.setdefault((config["workload"], config["optimizer"]), [])
+            group.append(configuration_of(config))
+        self._varied = {key: {*varied(group)} for key, group in groups.items()}
+        self._several = len({workload for workload, _ in groups}) > 1
 
     def __call__(self, config: Mapping[str, Any]) -> str:
         """Return a name such as `digits/cnn nysact-s rank=5 seed 0`.
@@ -39,22 +39,14 @@ class Names:
         the trials of the workload and the optimizer, and the hyperparameters that differ from the
         recipe's.
         """
-        values = self._values[config["workload"], config["optimizer"]]
-        varied = {name for name, different in values.items() if len(different) > 1}
-        varied |= _changed(config)
-        levels = [f"{name}={value}" for name, value in _flat(config).items() if name in varied]
+        names = self._varied[config["workload"], config["optimizer"]] | _changed(config)
+        levels = [
+            f"{name}={str(value)[:8] if name in DIGESTS and value else value}"
+            for name, value in configuration_of(config).items()
+            if name in names
+        ]
         workload = [config["workload"]] if self._several else []
         return " ".join([*workload, config["optimizer"], *levels, f"seed {config['seed']}"])
-
-
-def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the recipe's fields, the settings and the hyperparameters of a trial.
-
-    Only the first 8 digits of a SHA-256 are returned.
-    """
-    fields = {name: value for name, value in config.items() if name not in NOT_COMPARED}
-    fields |= {name: str(fields[name])[:8] for name in ("plugin", "data") if fields.get(name)}
-    return {**fields, **config.get("settings", {}), **config["hyperparameters"]}
 
 
 def _changed(config: Mapping[str, Any]) -> set[str]:

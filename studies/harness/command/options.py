@@ -92,10 +92,6 @@ def parse(
     unresolved = _load(plugins) or _unknown_workloads(raw.get("workload"))
     parser.errors += unresolved
     address = take("address", _ADDRESS, _address, variable="RAY_ADDRESS")
-    workers, max_workers = "an integer >= 1", None
-    if not address:  # the number of CPUs of a cluster is known only after it is inspected
-        max_workers = len(os.sched_getaffinity(0))
-        workers = f"an integer in 1..{max_workers}, the number of CPUs of this machine"
     options = Options(
         **{str(flag.name): bool(raw.get(str(flag.name))) for flag in FLAGS if flag.is_flag},
         seeds=take("seeds", _SEEDS, _seeds),
@@ -113,9 +109,7 @@ def parse(
         data_dir=_data_dir(take("data_dir", "a folder", str)),
         plugins=plugins,
         unresolved=bool(unresolved),
-        workers_per_trial=take(
-            "workers_per_trial", workers, partial(_at_least_one, limit=max_workers), 1
-        ),
+        workers_per_trial=_workers(take, address),
         retry=tuple(raw.get("retry", ())),
         rerun=tuple(raw.get("rerun", ())),
         time_budget=take("time_budget", "a time > 0 such as 90s, 30m or 2h", _duration),
@@ -124,6 +118,19 @@ def parse(
         given=frozenset(name for name, value in raw.items() if value),
     )
     return options, parser.errors + _empty_variables() + _contradictions(options)
+
+
+def _workers(take: Callable[..., Any], address: str | None) -> int:
+    """Return the number of workers of a trial.
+
+    The number of CPUs is the limit on this machine. That of a cluster is known only after the
+    cluster is inspected.
+    """
+    allowed, limit = "an integer >= 1", None
+    if not address:
+        limit = len(os.sched_getaffinity(0))
+        allowed = f"an integer in 1..{limit}, the number of CPUs of this machine"
+    return take("workers_per_trial", allowed, partial(_at_least_one, limit=limit), 1)
 
 
 def _empty_variables() -> list[str]:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from studies.harness.command import reports, screen
-from studies.harness.design.arms import Arm, Trial
+from studies.harness.design.arms import Arm, Trial, sort_key
+from studies.harness.design.configurations import configuration_of, varied
 from studies.harness.design.result import Report
 from studies.harness.kinds.artefact import Plan
 from trainables.config import TrialConfig
@@ -240,24 +241,16 @@ class Folder:
 
 def _labelled(configs: Sequence[TrialConfig]) -> list[Trial]:
     """Return the trials of one optimizer on one workload, labelled by the values that differ."""
-    from studies.harness.evidence.ledger import configuration_of
+    from studies.harness.evidence.ledger import RESERVED
 
-    values = [configuration_of(config) for config in configs]
-    varied = [
-        name
-        for name in dict.fromkeys(name for row in values for name in row)
-        if len({repr(row.get(name)) for row in values}) > 1
-    ]
+    rows = [configuration_of(config.to_dict(), RESERVED) for config in configs]
+    # The value that a trial of an earlier version lacks distinguishes the trial, too.
+    missing = dict.fromkeys(name for row in rows for name in row)
+    names = varied([missing | row for row in rows])
     trials = []
-    for config, row in zip(configs, values, strict=True):
-        levels = {name: row.get(name) for name in varied}
-        arm = Arm(optimizer=config.optimizer, overrides=levels, factors=tuple(varied))
-        place = [*map(_place, levels.values()), _place(config.seed)]
-        trials.append((place, Trial(arm, config)))
+    for config, row in zip(configs, rows, strict=True):
+        levels = {name: row.get(name) for name in names}
+        arm = Arm(optimizer=config.optimizer, overrides=levels, factors=tuple(names))
+        order = [*map(sort_key, levels.values()), sort_key(config.seed)]
+        trials.append((order, Trial(arm, config)))
     return [trial for _, trial in sorted(trials, key=lambda pair: pair[0])]
-
-
-def _place(value: Any) -> tuple[bool, float, str]:
-    """Return a key that sorts numbers by value, and all other values after them as text."""
-    number = isinstance(value, int | float)
-    return not number, value if number else 0.0, str(value)

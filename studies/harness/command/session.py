@@ -169,7 +169,7 @@ def _stored(
     """Return the plans of an artefact, by default on the workloads of its reports."""
     root = default_root() if out is None else Path(out)
     if workload is None:
-        reports = [plan for plan in artefact.stored(root) if not plan.selection]
+        reports = [plan for plan in artefact.stored(root).plans if not plan.selection]
         workload = [plan.workload for plan in reports] or None
     given = {**selecting, "out": root, "workload": workload}
     options, errors = arguments.options(artefact, given)

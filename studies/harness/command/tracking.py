@@ -12,6 +12,7 @@ import click
 from studies.harness.command.catalogue import OUT, URI, artefacts
 from studies.harness.command.screen import environment, refuse
 from studies.harness.design.ending import COMPLETE, SOME_FAILED
+from trainables.files import StoreError
 
 if TYPE_CHECKING:
     from studies.harness.tracking.sync import Update
@@ -28,10 +29,14 @@ def _sync(root: Path, tracking_uri: str | None) -> int:
     from studies.harness.tracking import sync
 
     updates: list[Update] = []
+    skipped: list[str] = []
     try:
         for update in sync.send_all(
             artefacts().values(), root, tracking_uri, lambda plan: reports.last(plan.folder)[1]
         ):
+            if update.skipped:
+                skipped += update.skipped
+                continue
             updates.append(update)
             if update.sent.restored:
                 print(update.sent.restored)
@@ -40,7 +45,7 @@ def _sync(root: Path, tracking_uri: str | None) -> int:
         first_line = str(error).partition("\n")[0]
         problem = f"{tracking_uri or root} cannot be used ({type(error).__name__}: {first_line})"
         return environment(f"sync failed, because {problem}; no results are lost")
-    for line in [line for artefact in artefacts().values() for line in artefact.skipped(root)]:
+    for line in skipped:
         print(line)
     if line := _unsent(updates, root):
         print(line)
@@ -49,14 +54,12 @@ def _sync(root: Path, tracking_uri: str | None) -> int:
 
 def _outcome(update: Update) -> str:
     """Return what was sent, or why it was not, in one line."""
-    from studies.harness.kinds.search.proposals import DifferentSearch
-
     if update.error is None:
         return str(update.sent)
+    if isinstance(update.error, StoreError) and update.error.advice:  # it is about another run
+        advice = "to send it, repeat the command that ran it, with --report-only"
+        return f"not sent, because {update.error.problem}; {advice}"
     reason = " ".join(str(update.error).split()) or type(update.error).__name__
-    if isinstance(update.error, DifferentSearch):  # its advice is about running another search
-        facts = reason.partition(": ")[0]
-        reason = f"{facts}; to send it, repeat the command that ran it, with --report-only"
     return f"not sent, because {reason}"
 
 

@@ -94,6 +94,12 @@ def spelled(value: Any) -> Any:
     return "/".join(map(str, value)) if isinstance(value, (tuple, list)) else value
 
 
+def sort_key(value: Any) -> tuple[bool, float, str]:
+    """Return a key that sorts numbers by value, and all other values after them as text."""
+    number = isinstance(value, int | float)
+    return not number, value if number else 0, repr(value)
+
+
 def levels_of(arms: Sequence[Arm]) -> dict[str, list[Any]]:
     """Return the levels of each factor, in the order of the arms."""
     by_factor: dict[str, list[Any]] = {}

@@ -11,7 +11,8 @@ from typing import Any
 from studies.harness.design.uris import sqlite_uri
 
 DEFAULT_WORKLOAD = "digits/autoencoder"  # small, and it distinguishes the optimizers
-SELECTING = (*("optimizers", "only", "levels", "settings", "epochs", "workers_per_trial", "extra"),)
+SELECTING = ("optimizers", "only", "levels", "settings", "epochs", "workers_per_trial",
+             "extra")  # fmt: skip
 """The options that change the configurations of an artefact (`kinds.selection`)."""
 SMOKE_SEEDS, SMOKE_LEVELS, SMOKE_EPOCHS, SMOKE_WORKLOAD = [0, 1], 2, 2, "digits/cnn"
 

@@ -11,16 +11,18 @@ from typing import Any, Literal
 import pandas as pd
 
 from studies.harness.design.arms import Trial, spelled
+from studies.harness.design.configurations import configuration_of
 from studies.harness.design.options import default_root
 from studies.harness.evidence import status
 from studies.harness.evidence.metrics import higher_is_better
-from trainables.config import TrialConfig
 from trainables.files import read_lines
 from trainables.store import trial_folder
 
 KEYS = ("seed", "trial_key", "group_key", "as_released")
 PROVENANCE = ("torch", "device", "git_sha")
-NOT_SETTINGS = ("optimizer", "seed", "numerics")  # columns already; numerics are no setting
+PROGRESS = ("status", "reason", "committed")
+RESERVED = ("arm", "optimizer", *KEYS, *PROGRESS, *PROVENANCE, "epoch", "time")
+"""The columns that are no settings; a hyperparameter with such a name has a prefix."""
 
 
 def frame(
@@ -59,54 +61,48 @@ def frame(
     trials: Sequence[Trial] = getattr(plan, "trials", lambda: plan)()
     names = list(dict.fromkeys(name for trial in trials for name in trial.arm.factors))
     rows, values_of, metrics = [], [], {}
-    for arm, config in trials:
-        folder = trial_folder(root, config.trial_key)
-        # Read the status before the epochs, so that a completed trial has all of its epochs.
-        progress = status.progress(folder)
-        lines, attempts = read_lines(folder / "epochs.jsonl"), read_lines(folder / "attempts.jsonl")
-        levels = {name: spelled(arm.overrides[name]) for name in arm.factors}
-        keys = {"seed": config.seed, "trial_key": config.trial_key, "group_key": config.group_key}
-        identity = {
-            "arm": arm.label,
-            "optimizer": arm.optimizer,
-            **levels,
-            **keys,
-            "as_released": arm.as_released,
-        }
-        identity |= {**progress, "committed": len(lines)}
-        source = {name: attempts[-1].get(name) if attempts else None for name in PROVENANCE}
-        if per == "epoch":
-            measured = [
-                {"epoch": line["epoch"], "time": line["time"], **line["metrics"]} for line in lines
-            ]
-        else:
-            measured = [{**lines[-1]["metrics"], **_best(lines)}] if lines else [{}]
+    for trial in trials:
+        identity, measured, source = _contents(trial, root, per)
         rows += [{**identity, **values, **source} for values in measured]
-        values_of += [configuration_of(config)] * len(measured) if configuration else []
+        if configuration:
+            values = configuration_of(trial.config.to_dict(), RESERVED)
+            values_of += [values] * len(measured)
         metrics.update(dict.fromkeys(name for values in measured for name in values))
-    known = ["arm", "optimizer", *names, *KEYS, "status", "reason", "committed"]
+    known = ["arm", "optimizer", *names, *KEYS, *PROGRESS]
     table = pd.DataFrame(rows, columns=[*known, *metrics, *PROVENANCE])
     # With nullable types, integer levels stay integers in a column with missing values.
     table = table.assign(**{name: table[name].convert_dtypes() for name in names})
     return _with_configurations(table, values_of) if configuration else table
 
 
-def configuration_of(config: TrialConfig) -> dict[str, Any]:
-    """Return the hyperparameters and the training settings of a trial by name.
-
-    A hyperparameter with the name of another column, such as `seed`, has the prefix
-    `hyperparameter/`.
-    """
-    values = config.to_dict()
-    hyperparameters, settings = values.pop("hyperparameters"), values.pop("settings")
-    fields = {name: value for name, value in values.items() if name not in NOT_SETTINGS}
-    reserved = {"arm", "optimizer", *KEYS, "status", "reason", "committed", *PROVENANCE}
-    reserved |= {"epoch", "time", *fields, *settings}
-    named = {
-        f"hyperparameter/{name}" if name in reserved else name: value
-        for name, value in hyperparameters.items()
+def _contents(
+    trial: Trial, root: Path, per: Literal["trial", "epoch"]
+) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]:
+    """Return the columns before the metrics, the metrics of each row, and the columns after them."""
+    arm, config = trial
+    folder = trial_folder(root, config.trial_key)
+    # Read the status before the epochs, so that a completed trial has all of its epochs.
+    progress = status.progress(folder)
+    lines, attempts = read_lines(folder / "epochs.jsonl"), read_lines(folder / "attempts.jsonl")
+    identity = {
+        "arm": arm.label,
+        "optimizer": arm.optimizer,
+        **{name: spelled(arm.overrides[name]) for name in arm.factors},
+        "seed": config.seed,
+        "trial_key": config.trial_key,
+        "group_key": config.group_key,
+        "as_released": arm.as_released,
+        **progress,
+        "committed": len(lines),
     }
-    return {**named, **fields, **settings}
+    source = {name: attempts[-1].get(name) if attempts else None for name in PROVENANCE}
+    if per == "epoch":
+        measured = [
+            {"epoch": line["epoch"], "time": line["time"], **line["metrics"]} for line in lines
+        ]
+    else:
+        measured = [{**lines[-1]["metrics"], **_best(lines)}] if lines else [{}]
+    return identity, measured, source
 
 
 def _with_configurations(

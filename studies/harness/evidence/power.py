@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from precond.hyperparameters import HyperparameterError
+from precond.hyperparameters import HyperparameterError, is_integer
 from studies.harness.design import matching
 from studies.harness.design.claims import Claim
 from studies.harness.evidence.gains import has_ratios, oriented
@@ -18,7 +18,6 @@ from studies.harness.statistics.paired import moments
 from studies.harness.statistics.planning import MOST, seeds_needed, smallest_effect
 from trainables.config import TrialConfig
 from trainables.files import read_lines
-from trainables.settings import is_integer
 from trainables.store import COMPLETED, read_config, read_status, trial_folders
 
 SIMILAR = "The table of all pairs detects smaller gains if all arms have similar noise."

@@ -20,7 +20,6 @@ from studies.harness.design.options import (
     Options,
     report_folder,
 )
-from studies.harness.kinds.records import stored_plans
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from studies.harness.design.arms import Trial
     from studies.harness.design.result import Report
     from studies.harness.evidence.analysis import Evidence
+    from studies.harness.kinds.records import Stored
     from studies.harness.tracking.view import View
 
 
@@ -212,13 +212,13 @@ class Artefact(Facts):
         """Return the description of the plan's MLflow runs, or None if the kind has no runs."""
         return self.module("plan").view(plan)
 
-    def stored(self, root: Path) -> Sequence[Plan]:
+    def stored(self, root: Path) -> Stored:
         """Return the plans with results in an output folder. `sync` sends their runs to MLflow."""
         return self.module("plan").stored(self, root)
 
-    def skipped(self, root: Path) -> Sequence[str]:
-        """Return a line for each stored report whose plan `stored` cannot return."""
-        return stored_plans(self, root)[1]
+    def program(self, workload: str) -> Sequence[str]:
+        """Return the command after `python`, without options; empty for that of a study file."""
+        return ()
 
     def state(self, root: Path) -> str:
         """Return the amounts of finished and planned work in an output folder, such as `20/50`."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from precond.hyperparameters import HyperparameterError
+from studies.harness.design.arms import as_level
 from studies.harness.design.facts import Facts
 from studies.harness.design.options import SELECTING, Options
 from trainables.store import StoreError
@@ -43,6 +45,7 @@ def description(plan: Any, results: Sequence[str]) -> dict[str, Any]:
         "selection": plan.selection,
         "options": {"smoke": options.smoke, "seeds": options.seeds, **plan.selecting},
         "plugins": [str(path.absolute()) for path in options.plugins],
+        "program": list(plan.artefact.program(plan.workload)),
         "file": _file(plan.artefact),
         "planned": plan.planned,
         "results": sorted(results),
@@ -56,8 +59,21 @@ def _file(artefact: Facts) -> str:
     return str(getattr(main, "__file__", "")) if artefact.name in names else ""
 
 
-def stored_plans(artefact: Any, root: Path) -> tuple[list[Any], list[str]]:
-    """Return the plans of an artefact's stored reports, and a line for each plan that fails.
+@dataclass(frozen=True)
+class Stored:
+    """The plans of an artefact with results in an output folder.
+
+    Attributes:
+        plans: The plans.
+        problems: A line for each stored report whose plan fails.
+    """
+
+    plans: list[Any] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def stored_plans(artefact: Any, root: Path) -> Stored:
+    """Return the plans of an artefact's stored reports.
 
     Plans without results, and reports that an edited study file describes otherwise, are omitted.
     No plugin is loaded, because an output folder must not execute code. A plan therefore fails if
@@ -67,23 +83,25 @@ def stored_plans(artefact: Any, root: Path) -> tuple[list[Any], list[str]]:
         artefact: The artefact (`kinds.artefact.Artefact`).
         root: The output folder.
     """
-    plans, problems = [], []
+    stored = Stored()
     for path in sorted((root / "reports" / artefact.name).glob(f"*/{RECORD}")):
         record = read(path.parent)
         if "options" not in record:
             continue
         try:
-            plans += [
-                reported
-                for plan in _plans(artefact, record, root)
-                if plan.folder == path.parent
-                if artefact.results(reported := artefact.reported(plan))
-            ]
+            stored.plans.extend(
+                [
+                    reported
+                    for plan in _plans(artefact, record, root)
+                    if plan.folder == path.parent
+                    if artefact.results(reported := artefact.reported(plan))
+                ]
+            )
         except (HyperparameterError, StoreError) as error:
-            problems.append(_problem(record, str(error)))
+            stored.problems.append(_problem(record, str(error)))
         except (TypeError, ValueError, KeyError, AttributeError):
-            problems.append(f"{path}: damaged; repeat the command that wrote the report")
-    return plans, problems
+            stored.problems.append(f"{path}: damaged; repeat the command that wrote the report")
+    return stored
 
 
 def _plans(artefact: Any, record: Mapping[str, Any], root: Path) -> Sequence[Any]:
@@ -108,16 +126,11 @@ def options_of(record: Mapping[str, Any], root: Path) -> Options:
     values = {name: stored[name] for name in ("seeds", *SELECTING) if name in stored}
     for name in ("only", "levels"):
         levels = values.get(name, {}).items()
-        values[name] = {factor: list(map(_tuple, items)) for factor, items in levels}
-    values["settings"] = {k: _tuple(v) for k, v in values.get("settings", {}).items()}
+        values[name] = {factor: list(map(as_level, items)) for factor, items in levels}
+    values["settings"] = {k: as_level(v) for k, v in values.get("settings", {}).items()}
     smoke = bool(stored["smoke"])
     out = root.parent if smoke else root  # `Options.root` appends the folder of smoke runs
     return Options(out=out, workload=record["workload"], smoke=smoke, **values)
-
-
-def _tuple(value: Any) -> Any:
-    """Return a tuple instead of a list, because JSON has no tuples."""
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _problem(record: Mapping[str, Any], error: str) -> str:

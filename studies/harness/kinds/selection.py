@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from precond.hyperparameters import HyperparameterError
+from studies.harness.design.arms import sort_key
 from studies.harness.design.options import Options
 from studies.harness.kinds.artefact import Plan
 from trainables.config import digest
@@ -76,15 +77,10 @@ def _flat(selecting: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         named = value.items() if isinstance(value, Mapping) else [("", value)]
         for name, item in sorted(named):
             if isinstance(item, list):
-                item = sorted(dict.fromkeys(item), key=_order)
+                item = sorted(dict.fromkeys(item), key=sort_key)
             elif option == "extra" and str(item).isdecimal():  # the text of an option of a kind
                 item = int(item)
             yield PREFIXES.get(option, option) + name, item
-
-
-def _order(value: Any) -> tuple[bool, float, str]:
-    number = isinstance(value, int | float)
-    return not number, value if number else 0, repr(value)
 
 
 def _text(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,14 @@ class Update:
         sent: The changes in MLflow.
         trials: The keys of the view's trials.
         error: The exception because of which the update is incomplete, or None.
+        skipped: A line for each stored report of the artefact that has no plan.
     """
 
     name: str
     sent: Sent = UNCHANGED
     trials: frozenset[str] = frozenset()
     error: Exception | None = None
+    skipped: Sequence[str] = ()
 
 
 def send_all(
@@ -40,6 +42,8 @@ def send_all(
     last_report: Callable[[Any], Report | None] = lambda plan: None,
 ) -> Iterator[Update]:
     """Send missing results of all artefacts; yield the result for each plan.
+
+    After the plans of an artefact, one more result has the stored reports that were skipped, if any.
 
     An artefact or a plan that cannot be sent does not stop the others.
 
@@ -57,12 +61,14 @@ def send_all(
     locations.repair(root, uri)
     for artefact in artefacts:
         try:
-            plans = artefact.stored(root)
+            stored = artefact.stored(root)
         except Exception as error:
             yield Update(name=artefact.name, error=error)
             continue
-        for plan in plans:
+        for plan in stored.plans:
             yield from _send(plan, uri, last_report)
+        if stored.problems:
+            yield Update(name=artefact.name, skipped=stored.problems)
 
 
 def _send(plan: Any, uri: str, last_report: Callable[[Any], Report | None]) -> Iterator[Update]:

@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from studies.harness.design.arms import Trial, spelled
+from studies.harness.design.configurations import DIGESTS, configuration_of, varied
 from studies.harness.design.result import Report
 from studies.harness.evidence import ledger
 from studies.harness.evidence.status import IN_FLIGHT, NOT_RUN, STATUSES, reason
@@ -22,13 +23,11 @@ from studies.harness.tracking import page
 from studies.harness.tracking.client import PARENT, Experiment, Run, fingerprint, points
 from studies.harness.tracking.groups import AVERAGED, SeedGroup, seed_groups
 from studies.harness.tracking.view import CLAIM_TAGS, Sent, View, claim_tags
-from trainables.config import TrialConfig, digest
+from trainables.config import digest
 from trainables.files import read_lines
 from trainables.store import COMPLETED, read_status, trial_folder
 
 PROVENANCE = ("git_sha", "git_dirty", "torch", "ray", "host")
-FIELDS = ("batch_size", "epochs", "schedule", "precision", "compile", "channels_last", "workers",
-          "train_fraction")  # fmt: skip
 CONFIG = "config.json"  # the artifact with the complete configuration of a run
 
 
@@ -43,7 +42,7 @@ class Sender:
         self.view, self.trials, self.root = view, trials, view.options.root
         dataset, _, model = view.workload.rpartition("/")
         self.common = {**view.tags, "dataset": dataset, "model": model}
-        self.metric, self.varied = metric, varied(trials)
+        self.metric, self.params = metric, params(trials)
         self.experiment = Experiment(uri, view.experiment, self.root)
         self.runs: dict[tuple[str, str], Run] = {}
         for run in self.experiment.runs("workload", view.workload):
@@ -181,8 +180,8 @@ class Sender:
 
     def _params(self, trial: Trial) -> dict[str, Any]:
         """Return the optimizer, the values that vary among the planned trials, and the seed."""
-        values = _values(trial.config)
-        names = [name for name in self.varied if name in values]
+        values = configuration_of(trial.config.to_dict())
+        names = [name for name in self.params if name in values]
         return {
             "optimizer": trial.config.optimizer,
             **{name: values[name] for name in names},
@@ -216,17 +215,11 @@ class Sender:
         }
 
 
-def varied(trials: Sequence[Trial]) -> list[str]:
-    """Return the factors of trials, and the names of all settings that differ between trials."""
-    names = dict.fromkeys(name for trial in trials for name in trial.arm.factors)
-    values: dict[str, set[str]] = {}
-    for trial in trials:
-        for name, value in _values(trial.config).items():
-            values.setdefault(name, set()).add(str(value))
-    return [*(names | dict.fromkeys(name for name, known in values.items() if len(known) > 1))]
+def params(trials: Sequence[Trial]) -> list[str]:
+    """Return the factors of trials, and the names of all settings that differ between trials.
 
-
-def _values(config: TrialConfig) -> dict[str, Any]:
-    """Return the settings and hyperparameters of a trial by name."""
-    fields = {name: getattr(config, name) for name in FIELDS}
-    return {**fields, **config.settings, **config.hyperparameters}
+    The digests of plugins and data are omitted.
+    """
+    factors = [name for trial in trials for name in trial.arm.factors]
+    different = varied(configuration_of(trial.config.to_dict()) for trial in trials)
+    return [*dict.fromkeys(factors + [name for name in different if name not in DIGESTS])]

@@ -16,6 +16,7 @@ from studies.harness.design.options import Options
 from studies.harness.kinds.artefact import Plan, Work
 from studies.harness.kinds.cost.cost import CostStudy
 from studies.harness.kinds.planning import workloads
+from studies.harness.kinds.records import Stored
 from studies.harness.kinds.selection import selection_name
 from studies.harness.tracking.view import View
 from studies.harness.tracking.views import ReportView
@@ -110,25 +111,9 @@ class CostPlan(Plan):
 
 def plans(study: CostStudy, options: Options) -> list[CostPlan]:
     """Return the plans of a cost study (see `Artefact.plan`)."""
-    device = options.extra.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
-    settings = {
-        "batch_size": study.batch_size,
-        "blocks": 20,
-        "threads": 2,
-        "reference": None,
-        "device": device,
-    }
-    settings |= {
-        name: value
-        for name, value in options.extra.items()
-        if name in settings and value is not None
-    }
-    if not re.fullmatch("cpu|cuda(:[0-9]+)?", device):
-        raise HyperparameterError(f"--device = {device}: must be cpu, cuda or cuda:N")
-    optimizers = options.optimizers or list(study.optimizers)
-    if options.smoke:
-        optimizers = options.optimizers or SMOKE_OPTIMIZERS
-        settings = {**settings, **SMOKE_SETTINGS}
+    settings = _settings(study, options)
+    default = SMOKE_OPTIMIZERS if options.smoke else list(study.optimizers)
+    optimizers = options.optimizers or default
     planned, errors = [], []
     for workload in workloads(study, options):
         plan = CostPlan(
@@ -149,6 +134,30 @@ def plans(study: CostStudy, options: Options) -> list[CostPlan]:
     if errors:
         raise HyperparameterError("\n".join(dict.fromkeys(errors)))
     return planned
+
+
+def _settings(study: CostStudy, options: Options) -> dict[str, Any]:
+    """Return the options of the benchmark.
+
+    Raises:
+        HyperparameterError: The device is invalid.
+    """
+    device = options.extra.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
+    settings = {
+        "batch_size": study.batch_size,
+        "blocks": 20,
+        "threads": 2,
+        "reference": None,
+        "device": device,
+    }
+    settings |= {
+        name: value
+        for name, value in options.extra.items()
+        if name in settings and value is not None
+    }
+    if not re.fullmatch("cpu|cuda(:[0-9]+)?", device):
+        raise HyperparameterError(f"--device = {device}: must be cpu, cuda or cuda:N")
+    return {**settings, **SMOKE_SETTINGS} if options.smoke else settings
 
 
 def _selection(study: CostStudy, workload: str, batch_size: int, options: Options) -> str:
@@ -213,9 +222,9 @@ def _with_conventions(workload: str, optimizers: Sequence[str]) -> list[str]:
     return [name for name, configs in variants if len(set(map(result_name, configs))) > 1]
 
 
-def stored(study: CostStudy, root: Path) -> list[CostPlan]:
+def stored(study: CostStudy, root: Path) -> Stored:
     """Return no plans: only the command of a cost study sends its results to MLflow, not `sync`."""
-    return []
+    return Stored()
 
 
 def state(study: CostStudy, root: Path) -> str:

@@ -18,7 +18,7 @@ from studies.harness.kinds.artefact import Plan, Work
 from studies.harness.kinds.planning import plan_workloads, recipe
 from studies.harness.kinds.probe import folder
 from studies.harness.kinds.probe.probe import Probe
-from studies.harness.kinds.records import stored_plans
+from studies.harness.kinds.records import Stored, stored_plans
 from studies.harness.kinds.selection import with_selection
 from studies.harness.tracking.view import View
 from studies.harness.tracking.views import ReportView
@@ -139,18 +139,18 @@ def missing(plan: ProbePlan) -> Work:
     return Work(count=len(todo), summary=summary, records=records, trials=todo)
 
 
-def stored(probe: Probe, root: Path) -> list[ProbePlan]:
+def stored(probe: Probe, root: Path) -> Stored:
     """Return the plans of the stored reports, and of other workloads with a result.
 
     Of the other workloads, only the default workload and those of the paper are considered.
     """
-    planned, _ = stored_plans(probe, root)
-    described = {plan.workload for plan in planned if not plan.selection}
-    for name in sorted({probe.workload, *probe.published} - described):
+    described = stored_plans(probe, root)
+    workloads = {plan.workload for plan in described.plans if not plan.selection}
+    for name in sorted({probe.workload, *probe.published} - workloads):
         plan = _plan(probe, name, Options(out=root))
         if results(plan):
-            planned.append(reported(plan))
-    return planned
+            described.plans.append(reported(plan))
+    return described
 
 
 def view(plan: ProbePlan) -> View:

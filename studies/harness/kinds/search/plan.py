@@ -9,7 +9,7 @@ from studies.harness.design.arms import Trial
 from studies.harness.design.options import Options
 from studies.harness.evidence import status
 from studies.harness.kinds.artefact import Work
-from studies.harness.kinds.records import stored_plans
+from studies.harness.kinds.records import Stored, stored_plans
 from studies.harness.kinds.search.proposals import STOPPED, DifferentSearch
 from studies.harness.kinds.search.proposer import Proposer
 from studies.harness.kinds.search.search import Search
@@ -147,25 +147,25 @@ def results(plan: SearchPlan) -> list[str]:
     return status.status_files(known(plan), plan.root)
 
 
-def stored(search: Search, root: Path) -> list[SearchPlan]:
+def stored(search: Search, root: Path) -> Stored:
     """Return the plans of the stored reports, and of other searches with the default options.
 
     A workload without a description of its report has a search if the output folder contains one
     of its trials.
     """
-    planned, _ = stored_plans(search, root)
-    described = {plan.workload for plan in planned}
+    described = stored_plans(search, root)
+    workloads = {plan.workload for plan in described.plans}
     others = [
         name
         for name in dict.fromkeys([search.workload, *search.published, *RECIPES])
-        if name not in described
+        if name not in workloads
         if (root / "searches" / search.name / name.replace("/", "-")).is_dir()
     ]
     for name in others:
         [plan] = plans(search, Options(out=root, workload=name))
         if any(status.has_begun(trial, root) for trial in known(plan)):
-            planned.append(reported(plan))
-    return planned
+            described.plans.append(reported(plan))
+    return described
 
 
 def state(search: Search, root: Path) -> str:

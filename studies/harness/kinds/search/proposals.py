@@ -93,8 +93,8 @@ class Proposals:
         lines = read_lines(path)
         if lines and (differences := _differences(lines[0]["search"], self._settings)):
             raise DifferentSearch(
-                f"{path.parent} contains a search with {differences}: "
-                "use another --out, or move this folder away"
+                f"{path.parent} contains a search with {differences}",
+                "use another --out, or move this folder away",
             )
         self._begun = bool(lines)
         self.all: list[Proposal] = []

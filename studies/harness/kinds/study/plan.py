@@ -17,7 +17,7 @@ from studies.harness.evidence.metrics import count
 from studies.harness.evidence.status import trained_seeds
 from studies.harness.kinds.artefact import Plan, Work
 from studies.harness.kinds.planning import plan_workloads, recipe, workloads
-from studies.harness.kinds.records import stored_plans
+from studies.harness.kinds.records import Stored, stored_plans
 from studies.harness.kinds.selection import with_selection
 from studies.harness.kinds.study.arms import (
     fewer_levels,
@@ -234,7 +234,7 @@ def reported(plan: StudyPlan) -> StudyPlan:
     return replace(plan, trials=known)
 
 
-def stored(study: Study, root: Path) -> list[StudyPlan]:
+def stored(study: Study, root: Path) -> Stored:
     """Return the plans of the stored reports, and a plan for each other workload with results.
 
     A workload without a description of its report has results if the folder contains a trial of
@@ -245,10 +245,10 @@ def stored(study: Study, root: Path) -> list[StudyPlan]:
     """
     for folder in trial_folders(root):
         read_config(folder)  # raises StoreError if the folder is damaged
-    plans, _ = stored_plans(study, root)
-    described = {plan.workload for plan in plans if not plan.selection}
+    described = stored_plans(study, root)
+    reports_on = {plan.workload for plan in described.plans if not plan.selection}
     for workload, seeds in sorted(trained_seeds(root).items()):
-        if workload in described:
+        if workload in reports_on:
             continue
         try:
             candidates = study.trials(workload, sorted(seeds))
@@ -262,5 +262,5 @@ def stored(study: Study, root: Path) -> list[StudyPlan]:
         trials = [trial for trial in candidates if status.has_begun(trial, root)]
         complete = {t.config.group_key for t in trials} == _groups(whole)
         if trials and (complete or whole.folder.is_dir()):
-            plans.append(replace(whole, trials=trials))
-    return plans
+            described.plans.append(replace(whole, trials=trials))
+    return described

@@ -43,6 +43,10 @@ class RecipeTuning(Artefact):
 
         return status_files(plan.trials, plan.root)
 
+    def program(self, workload: str) -> list[str]:
+        """Return the command that tunes the recipe of a workload."""
+        return ["-m", "studies", self.name, workload]
+
     def tracking(self, plan: Any) -> None:
         """Return None, because the ledger is the only record of a tuning."""
         return None
