@@ -63,7 +63,12 @@ def coverage(optimizer: Optimizer) -> Coverage | None:
     Returns:
         The numbers, or None if the optimizer does not distinguish layers, as `torch.optim.SGD`
         and the optimizers that precondition every parameter.
+
+    Raises:
+        TypeError: The argument is a model.
     """
+    if isinstance(optimizer, nn.Module):
+        raise TypeError("coverage needs the optimizer, not the model: pass coverage(optimizer)")
     return optimizer.coverage() if isinstance(optimizer, KnowsCoverage) else None
 
 

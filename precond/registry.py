@@ -174,6 +174,12 @@ def _check_model_argument(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def checked(*arguments: P.args, **keywords: P.kwargs) -> R:
+        if arguments and not isinstance(arguments[0], str):
+            kind = type(arguments[0]).__name__
+            raise TypeError(
+                f"precond.build needs the name of an optimizer first, not {kind}: pass "
+                'precond.build("nysact-s", model, lr=0.1)'
+            )
         if arguments:
             call = f'precond.build("{arguments[0]}", model'
             require_model(call, arguments[1:], keywords)

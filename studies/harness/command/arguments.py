@@ -62,7 +62,14 @@ def options(artefact: Artefact, arguments: Mapping[str, Any]) -> tuple[Options, 
 def translated(text: str) -> str:
     """Return a message with `max_concurrent` in place of `--max-concurrent`, for example."""
     names = {option: _name(flag) for flag in FLAGS for option in flag.opts}
-    return re.sub("--[a-z][a-z-]*", lambda match: names.get(match[0], match[0]), text)
+
+    def argument(match: re.Match[str]) -> str:
+        option, number = match[1], match[2]
+        if option not in names:
+            return match[0]
+        return f"{names[option]}={number}" if number else names[option]
+
+    return re.sub(r"(--[a-z][a-z-]*)(?: (\d+))?", argument, text)
 
 
 def _name(flag: click.Parameter) -> str:
@@ -76,7 +83,10 @@ def _words(flag: click.Parameter, value: Any) -> tuple[list[str], str]:
         if isinstance(value, bool):
             return [option] * value, ""
         return [], f"{_name(flag)} = {value}: must be True or False"
-    texts = [str(part) for part in _parts(value)]
+    if isinstance(value, bytes | Mapping) or value in ([], (), set()):
+        return [], f"{_name(flag)} = {value!r}: must be a value, or a list of values"
+    texts = [os.path.expanduser(part) if isinstance(part, os.PathLike | str) else str(part)
+             for part in _parts(value)]  # fmt: skip
     if flag.multiple:
         return [f"{option}={text}" for text in texts], ""
     comma = "," if flag.name == "seeds" and _is_collection(value) else ""  # "3," is only seed 3
@@ -88,6 +98,8 @@ def _dictionary(name: str, value: Any) -> tuple[dict[str, Any], str]:
     if not isinstance(value, Mapping):
         example = '{"damping": 0.1}' if name == "settings" else '{"rank": [5, 10]}'
         return {}, f"{name} = {value}: must be a dictionary such as {example}"
+    if empty := [key for key, part in value.items() if _is_collection(part) and not [*part]]:
+        return {}, f"{name} = {value}: {empty[0]} has no values; name at least one"
     read = _plain if name == "settings" else lambda levels: [*map(_plain, _parts(levels))]
     return {ALIASES.get(str(key), str(key)): read(part) for key, part in value.items()}, ""
 

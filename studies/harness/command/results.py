@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -62,6 +62,9 @@ class Result:
             raise KeyError(f"{workload}: the workloads are {', '.join(self.workloads)}")
         return Result([plan for plan in self._plans if plan.workload == workload])
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.workloads)
+
     def frame(self, per: Rows = "trial") -> pd.DataFrame:
         """Return a table of the trials, with a column for each hyperparameter and setting.
 
@@ -77,7 +80,8 @@ class Result:
         """
         import pandas as pd
 
-        return pd.concat([plan.artefact.frame(plan, per) for plan in self._plans])
+        tables = [plan.artefact.frame(plan, per) for plan in self._plans]
+        return pd.concat(tables, ignore_index=True)
 
     @property
     def evidence(self) -> Evidence | None:

@@ -126,9 +126,17 @@ def execute(
                     _execute(plans, driver)
         finally:
             if not interrupts.repeated:
-                with activity("write the report"):
-                    failed = results.write()
+                failed = _write(results)
     return failed
+
+
+def _write(results: reports.Reports) -> bool:
+    """Write the reports; return True if trials failed."""
+    try:
+        with activity("write the report"):
+            return results.write()
+    except HyperparameterError as error:  # the command was valid, and trials may have been trained
+        raise StoreError(f"cannot write the report ({error})") from error
 
 
 @contextmanager
@@ -197,7 +205,7 @@ def print_plans(
     trials = [trial for part in work for trial in part.trials]
     if trials:
         console.print(_estimate(trials, options), highlight=False)
-    console.print("Nothing was started (--dry-run).")
+    console.print("Nothing was started.")
 
 
 def _estimate(trials: Sequence[Trial], options: Options) -> str:

@@ -128,6 +128,10 @@ def load(
     if not Path(what).is_dir():
         near = nearest(str(what), artefacts())
         raise HyperparameterError(f'"{what}" is neither a folder nor the name of a study.{near}')
+    if workload is not None or options:
+        names = ", ".join([*(["workload"] if workload is not None else []), *options])
+        rule = "only for the results of a study; select rows of the table of the folder instead"
+        raise HyperparameterError(f"{names}: {rule}")
     if not any(trial_folders(Path(what))):
         raise HyperparameterError(f"{what} contains no trials: name the output folder of a study")
     return Folder(Path(what))
@@ -152,7 +156,14 @@ def _run(artefact: Artefact, options: Options, errors: Sequence[str]) -> Sequenc
         plans, work, problems = command.plan_all([artefact], options)
         if errors or problems:
             raise command.Refused([*errors, *problems])
-        work = [replace(part, summary=translated(part.summary)) for part in work]
+        work = [
+            replace(
+                part,
+                summary=translated(part.summary),
+                details=[*map(translated, part.details)],
+            )
+            for part in work
+        ]
         if options.dry_run:
             command.print_plans(plans, work, options, console)
         else:
@@ -167,10 +178,13 @@ def _stored(
     selecting: Mapping[str, Any],
 ) -> Sequence[Plan]:
     """Return the plans of an artefact, by default on the workloads of its reports."""
-    root = default_root() if out is None else Path(out)
+    root = default_root() if out is None else Path(out).expanduser()
+    if not root.is_dir():
+        raise HyperparameterError(f"out = {root}: there is no such folder")
     if workload is None:
-        reports = [plan for plan in artefact.stored(root).plans if not plan.selection]
-        workload = [plan.workload for plan in reports] or None
+        stored = artefact.stored(root).plans
+        whole = [plan for plan in stored if not plan.selection]
+        workload = list(dict.fromkeys(plan.workload for plan in whole or stored)) or None
     given = {**selecting, "out": root, "workload": workload}
     options, errors = arguments.options(artefact, given)
     plans, _, problems = command.plan_all([artefact], options)

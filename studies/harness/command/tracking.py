@@ -45,11 +45,24 @@ def _sync(root: Path, tracking_uri: str | None) -> int:
         first_line = str(error).partition("\n")[0]
         problem = f"{tracking_uri or root} cannot be used ({type(error).__name__}: {first_line})"
         return environment(f"sync failed, because {problem}; no results are lost")
-    for line in skipped:
+    for line in [*skipped, *_unknown_studies(root)]:
         print(line)
     if line := _unsent(updates, root):
         print(line)
     return SOME_FAILED if any(update.error for update in updates) else COMPLETE
+
+
+def _unknown_studies(root: Path) -> list[str]:
+    """Return a line for each report of a study that is not in `studies/`."""
+    from studies.harness.command.listing import command, entries
+
+    known = artefacts()
+    return [
+        f"{record['study']} on {record['workload']}: not sent, because its study is not one of "
+        f"`python -m studies list`; to send it: {command(record, root)}"
+        for record in entries(root).values()
+        if record.get("study", "tune-recipe") not in (*known, "tune-recipe")
+    ]
 
 
 def _outcome(update: Update) -> str:

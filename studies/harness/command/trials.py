@@ -156,6 +156,7 @@ def _clean(keys: tuple[str, ...], root: Path, dry_run: bool) -> int:
         for folder in trial_folders(root)
         for path in (*folder.glob("quarantine"), *folder.glob("*.tmp"))
     ]
+    paths = [*dict.fromkeys(paths)]
     for path in paths:
         size = sum(inner.stat().st_size for inner in (path, *path.rglob("*")) if inner.is_file())
         print(f"{size / 2**20:8.1f} MB  {path}")

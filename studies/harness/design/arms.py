@@ -122,9 +122,11 @@ class Trial(NamedTuple):
         """True if every factor has the value of the workload's recipe."""
         if not self.arm.factors:
             return True
-        recipe = Arm(optimizer=self.arm.optimizer, as_released=self.arm.as_released).resolve(
-            self.config.workload
-        )
+        arm = Arm(optimizer=self.arm.optimizer, as_released=self.arm.as_released)
+        try:
+            recipe = arm.resolve(self.config.workload)
+        except HyperparameterError:  # the model allows other levels, but not the recipe's value
+            return False
         return all(value(self.config, name) == value(recipe, name) for name in self.arm.factors)
 
 

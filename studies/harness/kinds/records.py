@@ -46,7 +46,9 @@ def description(plan: Any, results: Sequence[str]) -> dict[str, Any]:
         "options": {"smoke": options.smoke, "seeds": options.seeds, **plan.selecting},
         "plugins": [str(path.absolute()) for path in options.plugins],
         "program": list(plan.artefact.program(plan.workload)),
+        "default_workload": plan.artefact.workload,
         "file": _file(plan.artefact),
+        "path": _path(plan.artefact),
         "planned": plan.planned,
         "results": sorted(results),
     }
@@ -55,8 +57,25 @@ def description(plan: Any, results: Sequence[str]) -> dict[str, Any]:
 def _file(artefact: Facts) -> str:
     """Return the path of the running file if it defines the artefact; otherwise an empty text."""
     main = sys.modules["__main__"]
-    names = {value.name for value in vars(main).values() if isinstance(value, Facts)}
-    return str(getattr(main, "__file__", "")) if artefact.name in names else ""
+    defined = _defines(list(vars(main).values()), artefact.name)
+    return str(getattr(main, "__file__", "")) if defined else ""
+
+
+def _path(artefact: Facts) -> str:
+    """Return the path of the file that `python -m studies run FILE` has imported for the artefact.
+
+    It is empty for an artefact of the running file or of the project.
+    """
+    for name, module in list(sys.modules.items()):
+        if name != "__main__" and name.partition(".")[0] != "studies":
+            values = list(vars(module).values())
+            if _defines(values, artefact.name):
+                return str(getattr(module, "__file__", "") or "")
+    return ""
+
+
+def _defines(values: Sequence[Any], name: str) -> bool:
+    return any(isinstance(value, Facts) and value.name == name for value in values)
 
 
 @dataclass(frozen=True)
