@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import os
+import re
 import signal
 import sys
 import threading
@@ -448,3 +449,33 @@ def test_main_in_a_kernel_names_the_function_to_call(interpreter, monkeypatch, c
     monkeypatch.setitem(sys.modules, "IPython", kernel)
     studies.main(STUDY)
     assert "call studies.run(STUDY)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("what", "options", "message"),
+    [
+        ("{root}", {"workload": "digits/cnn"}, "workload: only for the results of a study"),
+        ("{root}", {"foo": 3}, "foo: only for the results of a study"),
+        ("ablation_rank", {"out": "{root}/absent"}, "absent: there is no such folder"),
+    ],
+)
+def test_load_refuses_what_it_cannot_select(
+    root: Path, what: str, options: dict[str, Any], message: str
+):
+    given = {name: str(value).format(root=root) for name, value in options.items()}
+    with pytest.raises(HyperparameterError, match=re.escape(message)):
+        studies.load(what.format(root=root), **given)
+
+
+def test_a_factor_without_levels_and_a_value_of_another_type_are_refused(tmp_path: Path):
+    with pytest.raises(HyperparameterError) as error:
+        run(tmp_path / "new", only={"rank": []}, seeds={1: 2}, epochs=b"3")
+    lines = str(error.value).splitlines()
+    assert len(lines) == 3 and "rank has no values" in str(error.value)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    options, errors = arguments.options(STUDY, {"out": "~/results"})
+    assert (options.out, errors) == (tmp_path / "results", [])

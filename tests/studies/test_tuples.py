@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+from precond import HyperparameterError
 from studies import Arm, Better, Choice, CurveFigure, LevelFigure, Search, Study, grid
+from studies.harness.command import listing
 from studies.harness.command.options import parse
 from studies.harness.design.options import Options
 from studies.harness.evidence import ledger
@@ -126,3 +129,21 @@ def test_a_choice_of_other_values_than_plain_ones_is_refused():
     assert "tuples of these" in Choice((1, 2), ((1, 2), 3)).problem()
     assert Choice((1, 2), (1, 2)).problem() == "must have at least two values, all different"
     assert str(Choice((0.9, 0.95), "a")) == "{0.9/0.95, a}"
+
+
+def test_the_list_of_reports_spells_tuples_as_the_command_line_does(tmp_path: Path):
+    levels = {"betas": [[0.9, 0.95], [0.9, 0.99]]}  # as JSON returns tuples
+    options = {"smoke": False, "seeds": [3], "levels": levels}
+    names = {"study": "mine", "workload": "digits/cnn", "default_workload": "digits/cnn"}
+    record = {**names, "options": options, "plugins": [], "file": "", "path": "/x/my.py"}
+    words = listing.command(record, tmp_path).split()
+    assert words[:4] == ["python", "-m", "studies", "run"] and words[4].endswith("/x/my.py")
+    assert words[5:9] == ["--levels", "betas=0.9/0.95,0.9/0.99", "--seeds", "3,"]
+
+
+def test_a_workload_that_does_not_allow_the_value_of_the_recipe_has_no_centre(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    [trial, *_] = plan(STUDY, options(seeds="1")).trials
+    monkeypatch.setattr(Arm, "resolve", Mock(side_effect=HyperparameterError("rank = 10: ...")))
+    assert trial.arm.factors and not trial.is_centre

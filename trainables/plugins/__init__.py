@@ -26,7 +26,7 @@ and `trainables.{config,data,files,metrics,models,recipes,tasks,workloads}`.
 from __future__ import annotations
 
 from trainables.plugins.copies import has_code, load_copies, write_copy
-from trainables.plugins.loading import Plugin, load, load_all, unregister
+from trainables.plugins.loading import Plugin, imported, load, load_all, unregister
 from trainables.plugins.optimizers import optimizer
 from trainables.plugins.registration import PluginError, is_loading
 from trainables.plugins.workloads import workload
@@ -35,6 +35,7 @@ __all__ = [
     "Plugin",
     "PluginError",
     "has_code",
+    "imported",
     "is_loading",
     "load",
     "load_all",

@@ -88,6 +88,11 @@ def load_all(paths: Sequence[Path]) -> list[str]:
     return errors
 
 
+def imported() -> list[ModuleType]:
+    """Return the modules of all plugins of this process."""
+    return [module for plugin, _ in _loaded.values() for module in plugin.modules]
+
+
 def unregister() -> None:
     """Remove all plugins of this process, so that their names are free again."""
     for plugin, registration in _loaded.values():

@@ -179,8 +179,6 @@ def _stored(
 ) -> Sequence[Plan]:
     """Return the plans of an artefact, by default on the workloads of its reports."""
     root = default_root() if out is None else Path(out).expanduser()
-    if not root.is_dir():
-        raise HyperparameterError(f"out = {root}: there is no such folder")
     if workload is None:
         stored = artefact.stored(root).plans
         whole = [plan for plan in stored if not plan.selection]
@@ -190,6 +188,8 @@ def _stored(
     plans, _, problems = command.plan_all([artefact], options)
     if errors or problems:
         raise command.Refused([*errors, *problems])
+    if not root.is_dir():
+        raise HyperparameterError(f"out = {root}: there is no such folder")
     return plans
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from precond.hyperparameters import HyperparameterError
+
 if TYPE_CHECKING:
     from trainables.config import TrialConfig
 

@@ -66,11 +66,10 @@ def _path(artefact: Facts) -> str:
 
     It is empty for an artefact of the running file or of the project.
     """
-    for name, module in list(sys.modules.items()):
-        if name != "__main__" and name.partition(".")[0] != "studies":
-            values = list(vars(module).values())
-            if _defines(values, artefact.name):
-                return str(getattr(module, "__file__", "") or "")
+    plugins = sys.modules.get("trainables.plugins")  # imports torch, which no report may need
+    for module in plugins.imported() if plugins else ():
+        if _defines(list(vars(module).values()), artefact.name):
+            return str(module.__file__)
     return ""
 
 
