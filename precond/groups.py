@@ -182,8 +182,8 @@ def require_model(call: str, arguments: Sequence[Any], keywords: Group | None = 
     models = [*arguments, *(value for key, value in (keywords or {}).items() if key == "model")]
     if not models:
         raise TypeError(
-            f"{name} needs the model: pass {call}, lr=0.1), and parameter groups as "
-            f"{call}, params=...)"
+            f"{name} needs the model as its first argument: {call}, lr=0.1). Parameter groups are "
+            f"a keyword argument: {call}, params=...)"
         )
     if len(models) > 1:
         others = ", ".join(map(reprlib.repr, models[1:]))
@@ -195,8 +195,8 @@ def require_model(call: str, arguments: Sequence[Any], keywords: Group | None = 
         value, kind = models[0], type(models[0]).__name__
         received = f"the class {value.__name__}" if isinstance(value, type) else f"a {kind}"
         raise TypeError(
-            f"{name} needs the model, not {received}: pass {call}), and parameter groups as "
-            f"{call}, params=...)"
+            f"{name} needs the model, not {received}, as its first argument: {call}, lr=0.1). "
+            f"Parameter groups are a keyword argument: {call}, params=...)"
         )
 
 

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 KINDS = (nn.Linear, nn.Conv2d)
 SEPARATE = "call precond.separate_attention(model) before you build the optimizer"
-UNCALLED = f"MultiheadAttention does not call its forward: {SEPARATE}"
-# What can be done about other types of modules.
+UNCALLED = f"MultiheadAttention does not call its forward; {SEPARATE}"
 RECURRENT = "to precondition its weights, write the cell with Linear layers"
 ADVICE = {
     nn.RNNBase: RECURRENT,
@@ -26,7 +25,7 @@ def reason_to_skip(
     kind = next((kind for kind in KINDS if isinstance(module, kind)), None)
     if kind is None:
         kind = getattr(module, "original_name", type(module).__name__)
-        return f"{kind} is not Linear or Conv2d{_advice(module)}"
+        return f"{kind} is not a Linear or Conv2d layer{_advice(module)}"
     methods = [name for name in ("forward", "_conv_forward") if hasattr(kind, name)]
     if any(getattr(type(module), name) is not getattr(kind, name) for name in methods) or any(
         name in vars(module) for name in methods
@@ -48,8 +47,8 @@ def reason_to_skip(
 def _advice(module: nn.Module) -> str:
     """Return how the weights of a module can be preconditioned, or "" if it is not known."""
     if reads_weights(module):
-        return f": {SEPARATE}"
-    return next((f": {text}" for kind, text in ADVICE.items() if isinstance(module, kind)), "")
+        return f"; {SEPARATE}"
+    return next((f"; {text}" for kind, text in ADVICE.items() if isinstance(module, kind)), "")
 
 
 def _reason_of_tensor(parameter: Tensor) -> str | None:

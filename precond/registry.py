@@ -169,20 +169,20 @@ def check(
     return errors
 
 
-def _explained(function: Callable[P, R]) -> Callable[P, R]:
+def _check_model_argument(function: Callable[P, R]) -> Callable[P, R]:
     """Replace Python's message for a missing model or for hyperparameters without a name."""
 
     @wraps(function)
-    def explained(*arguments: P.args, **keywords: P.kwargs) -> R:
+    def checked(*arguments: P.args, **keywords: P.kwargs) -> R:
         if arguments:
             call = f'precond.build("{arguments[0]}", model'
             require_model(call, arguments[1:], keywords)
         return function(*arguments, **keywords)
 
-    return explained
+    return checked
 
 
-@_explained
+@_check_model_argument
 def build(
     name: str, model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any
 ) -> Optimizer:

@@ -31,7 +31,7 @@ class HandlesScale:
     def _step_supports_amp_scaling(self) -> bool:
         """True, except while a closure runs: GradScaler calls `step` without a closure.
 
-        Lightning clips the gradients in the closure, and refuses this if the attribute is True.
+        Lightning clips the gradients in the closure, and refuses to clip if the attribute is True.
         """
         return not self._in_closure
 

@@ -3,8 +3,8 @@
     python studies/compare.py --optimizers adam,nysact-s --workload digits/cnn
     python studies/compare.py --plugin examples/custom_optimizer.py --optimizers signsgd,sgd
 
-The claims are about each pair of optimizers: that the first one, in the order of `--optimizers`, is
-better. A contradicted claim states that the second one is better.
+The study has one claim for each pair of optimizers, in the order of `--optimizers`: the first is
+better than the second. If a claim is contradicted, the second optimizer of the pair is better.
 """
 
 from studies import Arm, CurveFigure, Study, main

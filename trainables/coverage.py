@@ -1,4 +1,4 @@
-"""The share of a trial's model that its optimizer preconditions, without data and without training."""
+"""The share of a trial's model that its optimizer preconditions, without data or training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from trainables.data import DataError
 from trainables.descent import build_optimizer
 from trainables.workloads import workload
 
-# By the values that determine the model and the optimizer.
 _known: dict[str, precond.Coverage | None] = {}
 
 

@@ -28,8 +28,8 @@ class Metric:
     def bounds(self) -> tuple[float, float]:
         """The range of the values: a fraction is in [0, 1], and an error, a cost or a time is >= 0.
 
-        A user-defined metric of which smaller values are better can have negative values; this is
-        not an error.
+        A user-defined metric can be negative although smaller values are better;
+        `intervals.summarize` then uses the t-interval.
         """
         if self.percent:
             return 0.0, 1.0

@@ -410,7 +410,7 @@ def test_the_text_of_an_optimizer_lists_the_layers():
     model[3].requires_grad_(False)
     text = repr(precond.FOOF(model, damping=0.25, params=model.parameters()))
     assert "Preconditioned layers (2): 0, 3" in text
-    assert "Not preconditioned (2): 1, 2 (LayerNorm is not Linear or Conv2d)" in text
+    assert "Not preconditioned (2): 1, 2 (LayerNorm is not a Linear or Conv2d layer)" in text
     assert "damping: 0.25" in text
     # 7 x 8 and 8; the norms have 16 each; the frozen layer does not count
     assert "Preconditions 1 of 3 layers, 56 of 88 parameters (63.6%)" in text

@@ -104,7 +104,10 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
     ),
     "an adapter": (Adapter, {"base": "its weight is not trained"}),
     "scripted": (lambda: torch.jit.script(nn.Linear(WIDTH, WIDTH)), {"": "is not Linear or"}),
-    "a normalisation": (lambda: nn.LayerNorm(WIDTH), {"": "LayerNorm is not Linear or Conv2d"}),
+    "a normalisation": (
+        lambda: nn.LayerNorm(WIDTH),
+        {"": "LayerNorm is not a Linear or Conv2d layer"},
+    ),
 }
 
 
@@ -162,7 +165,7 @@ def test_the_reason_says_how_the_weights_can_be_preconditioned(module, advice):
     kind = type(module).__name__
     optimizer = precond.KFAC(nn.ModuleDict({"module": module, "plain": nn.Linear(4, 3)}))
     reason = optimizer.skipped_layers()["module"]
-    assert reason.startswith(f"{kind} is not Linear or Conv2d: ") and advice in reason
+    assert reason.startswith(f"{kind} is not a Linear or Conv2d layer; ") and advice in reason
 
 
 def test_an_attention_with_another_forward_has_no_advice():
@@ -171,7 +174,7 @@ def test_an_attention_with_another_forward_has_no_advice():
             return self.out_proj(x)
 
     optimizer = precond.KFAC(Attention(4, 2))
-    assert optimizer.skipped_layers() == {"": "Attention is not Linear or Conv2d"}
+    assert optimizer.skipped_layers() == {"": "Attention is not a Linear or Conv2d layer"}
 
 
 def test_a_convolution_that_pads_in_its_forward_is_skipped():

@@ -22,7 +22,7 @@ from studies.harness.evidence import ledger
 from studies.harness.kinds.study.figures import CurveFigure, LevelFigure
 from studies.harness.kinds.study.study import Study
 from studies.harness.report.figures import curves, means, style
-from studies.harness.report.figures.layout import fit, legend
+from studies.harness.report.figures.layout import arrange_texts, legend
 
 LONG = "an-optimizer-of-a-plugin-with-a-very-long-name-number"
 NAMES = [f"{LONG}-{i}" for i in range(14)]
@@ -93,7 +93,7 @@ def test_legend_has_fewer_columns_if_it_would_be_wider_than_the_figure():
     figure, ((axes,),) = style.panels((3, 2))
     (line,) = axes.plot([0, 1], [0, 1])
     legend(figure, dict.fromkeys(NAMES[:4], line), 4, "a title that is wider than the figure " * 2)
-    fit(figure)
+    arrange_texts(figure)
     assert geometry.faults(figure) == []
     figure, _ = style.panels((6, 2))
     legend(figure, dict.fromkeys("abcd", line), 4)

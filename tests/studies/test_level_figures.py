@@ -20,7 +20,7 @@ from studies.harness.evidence.claims import CONTRADICTED, Decision
 from studies.harness.kinds.study.figures import LevelFigure
 from studies.harness.report.figures import levels, means
 from studies.harness.report.figures.limits import limits
-from studies.harness.report.figures.style import panels, state
+from studies.harness.report.figures.style import panels, write_decision
 from trainables.metrics import METRICS, Metric
 from trainables.store import DIVERGED
 
@@ -183,10 +183,10 @@ def test_figure_has_the_verdict_on_the_first_claim_as_its_title():
     figure, _ = panels((6, 3))
     claim = Better("a", than="b")
     untested = Decision(claim=claim, text="c is better than d")
-    state(figure, [untested, Decision(claim=claim, text=claim.text, verdict=CONTRADICTED)])
+    write_decision(figure, [untested, Decision(claim=claim, text=claim.text, verdict=CONTRADICTED)])
     assert figure.get_suptitle() == "Contradicted: a is better than b"
     figure, _ = panels((6, 3))
-    state(figure, [untested])
+    write_decision(figure, [untested])
     assert figure.get_suptitle() == ""
 
 

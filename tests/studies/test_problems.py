@@ -205,11 +205,11 @@ def test_signals_are_acknowledged_by_a_thread(
 ):
     with interrupts.Interrupts() as signals:
         signal.raise_signal(signal.SIGTERM)
-        assert received(signals, 1) == 1 and not signals.insistent
+        assert received(signals, 1) == 1 and not signals.repeated
         first = capsys.readouterr().err
         assert first.startswith("SIGTERM received: stopping") and "A second Ctrl-C" in first
         signal.raise_signal(signal.SIGINT)
-        assert received(signals, 2) == 2 and signals.insistent
+        assert received(signals, 2) == 2 and signals.repeated
     assert capsys.readouterr().err.startswith("SIGINT received again: ending without a report")
     signal.raise_signal(signal.SIGINT)
     assert capsys.readouterr().err == ""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from trainables import plugins
-from trainables.plugins.content import digest_of
+from trainables.plugins.content import code_hash_of
 from trainables.plugins.sources import read
 
 FILE = '''"""An optimizer, a workload and a study."""
@@ -162,7 +162,7 @@ CHANGED = {
 
 def digest(folder: Path, text: str, function: str = "mine", name: str = "plugin.py") -> str:
     (folder / name).write_text(text)
-    return digest_of(read(folder / name), "", function)
+    return code_hash_of(read(folder / name), "", function)
 
 
 def edited(edit: tuple[str, str]) -> str:
@@ -299,9 +299,9 @@ def test_the_hash_of_an_optimizer_in_a_folder_covers_the_modules_that_it_imports
     file: str, old: str, new: str, changes: bool, tmp_path: Path
 ):
     folder = write(tmp_path / "folder", FOLDER)
-    before = digest_of(read(folder), "a", "mine")
+    before = code_hash_of(read(folder), "a", "mine")
     write(folder, {file: FOLDER[file].replace(old, new, 1)})
-    assert (digest_of(read(folder), "a", "mine") != before) is changes
+    assert (code_hash_of(read(folder), "a", "mine") != before) is changes
 
 
 def test_the_hash_does_not_depend_on_the_place_of_the_file(tmp_path: Path):
@@ -315,7 +315,7 @@ def test_the_registered_hash_is_that_of_the_function(tmp_path: Path):
     path.write_text(SIMPLE.format("", ""))
     function = plugins.load(path).functions["mine"]
     assert (function.module, function.name) == ("", "mine")
-    assert function.digest == digest_of(read(path), "", "mine")
+    assert function.digest == code_hash_of(read(path), "", "mine")
     assert function.digest != read(path).sha256
 
 

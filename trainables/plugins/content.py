@@ -38,7 +38,7 @@ DYNAMIC_ATTRIBUTES = {
 DYNAMIC_MODULES = {"importlib", "inspect", "runpy", "gc", "builtins", "pkgutil", "ast"}
 
 
-def digest_of(files: Sources, module: str, function: str) -> str:
+def code_hash_of(files: Sources, module: str, function: str) -> str:
     """Return the SHA-256 of the code that a registered function uses.
 
     Args:
@@ -54,16 +54,17 @@ def digest_of(files: Sources, module: str, function: str) -> str:
         target = modules.get(module)
         if target is None or function not in target.functions:
             return files.sha256
-        return digest(_canonical_closure(modules, target, function))
+        return digest(_used_statements(modules, target, function))
     except (SyntaxError, ValueError, RecursionError):
         return files.sha256
 
 
-def _canonical_closure(modules: dict[str, Module], target: Module, function: str) -> list[object]:
+def _used_statements(modules: dict[str, Module], target: Module, function: str) -> list[object]:
     """Return the statements that a function uses, by module, in a form that can be hashed."""
     waiting = [(target.name, number) for number in target.bindings[function]]
     hooks = any(m.has_class_hooks for m in modules.values())
-    waiting += [(m.name, number) for m in modules.values() for number in m.effective(hooks)]
+    for m in modules.values():
+        waiting += [(m.name, number) for number in m.statements_with_effects(hooks)]
     used: dict[str, set[int]] = defaultdict(set)
     while waiting:
         name, number = waiting.pop()
@@ -123,14 +124,14 @@ class Module:
         """True if a definition of a subclass can run code of the module."""
         return any(map(effects.is_class_hook, (n for s in self.statements for n in ast.walk(s))))
 
-    def effective(self, hooks: bool) -> list[int]:
+    def statements_with_effects(self, subclass_hooks: bool) -> list[int]:
         """Return the numbers of the statements that can have an effect at the import.
 
         Args:
-            hooks: True if a definition of a subclass can run code of the plugin.
+            subclass_hooks: True if a definition of a subclass can run code of the plugin.
         """
-        pure = effects.Purity(self.statements, self._mentioned, hooks)
-        return [i for i, statement in enumerate(self.statements) if not pure.statement(statement)]
+        definitions = effects.Definitions(self.statements, self._mentioned, subclass_hooks)
+        return [i for i, s in enumerate(self.statements) if not definitions.only_defines(s)]
 
     @cached_property
     def is_dynamic(self) -> bool:

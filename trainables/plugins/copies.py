@@ -81,7 +81,7 @@ def _load_copy(root: Path, digest: str) -> None:
     copy = root / "plugins" / name
     files = sources.read(copy)
     valid = files.sha256 == name.removesuffix(".py")
-    if not valid or content.digest_of(files, module, function) != digest:
+    if not valid or content.code_hash_of(files, module, function) != digest:
         raise PluginError(f"{copy}: the copy differs from the trial's plugin; {advice}")
     load(copy)
 

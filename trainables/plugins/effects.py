@@ -66,17 +66,19 @@ def is_class_hook(node: ast.AST) -> bool:
     return isinstance(node, ast.FunctionDef) and node.name in CLASS_HOOKS
 
 
-class Purity:
+class Definitions:
     """Decides which statements of a module only define names.
 
     Args:
         statements: The statements at the top level.
         mentioned: All names that the module mentions. An import of another name may be for its
             effects.
-        hooks: True if the definition of a subclass can run code of the plugin.
+        subclass_hooks: True if the definition of a subclass can run code of the plugin.
     """
 
-    def __init__(self, statements: Iterable[ast.stmt], mentioned: Iterable[str], hooks: bool):
+    def __init__(
+        self, statements: Iterable[ast.stmt], mentioned: Iterable[str], subclass_hooks: bool
+    ):
         statements = list(statements)
         self._mentioned = set(mentioned)
         self._imports: dict[str, str] = {}
@@ -86,66 +88,68 @@ class Purity:
                 if counts[name] == 1:
                     self._imports[name] = path
         self._bound = set(counts)
-        self._hooks = hooks
+        self._subclass_hooks = subclass_hooks
 
-    def statement(self, node: ast.stmt) -> bool:
+    def only_defines(self, node: ast.stmt) -> bool:
         """Return True if the statement only defines names."""
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             names = set(bound(node))
             future = isinstance(node, ast.ImportFrom) and node.module == "__future__"
             return not future and names <= self._mentioned
-        return self._definition(node)
+        return self._is_pure_definition(node)
 
-    def _definition(self, node: ast.stmt, in_class: bool = False) -> bool:
+    def _is_pure_definition(self, node: ast.stmt, in_class: bool = False) -> bool:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             arguments = node.args
-            every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
-            extra = [a for a in (arguments.vararg, arguments.kwarg) if a]
+            parameters = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+            variadic = [a for a in (arguments.vararg, arguments.kwarg) if a]
             evaluated = [*arguments.defaults, *arguments.kw_defaults, node.returns]
-            evaluated += [argument.annotation for argument in [*every, *extra]]
-            return all(self._decorator(d, in_class) for d in node.decorator_list) and all(
-                value is None or self._value(value) for value in evaluated
+            evaluated += [argument.annotation for argument in [*parameters, *variadic]]
+            return all(self._is_known_decorator(d, in_class) for d in node.decorator_list) and all(
+                value is None or self._is_pure_value(value) for value in evaluated
             )
         if isinstance(node, ast.ClassDef):
-            hooked = self._hooks and bool(node.bases)
+            hooked = self._subclass_hooks and bool(node.bases)
             return (
                 not node.keywords
                 and not hooked
-                and all(self._decorator(d) for d in node.decorator_list)
-                and all(self._value(base) for base in node.bases)
-                and all(self._definition(part, in_class=True) for part in node.body)
+                and all(self._is_known_decorator(d) for d in node.decorator_list)
+                and all(self._is_pure_value(base) for base in node.bases)
+                and all(self._is_pure_definition(part, in_class=True) for part in node.body)
             )
         if isinstance(node, ast.Assign):
-            return all(map(_is_name, node.targets)) and self._value(node.value)
+            return all(map(_is_name, node.targets)) and self._is_pure_value(node.value)
         if isinstance(node, ast.AnnAssign):
             parts = [node.annotation, *([node.value] if node.value else [])]
-            return _is_name(node.target) and all(map(self._value, parts))
+            return _is_name(node.target) and all(map(self._is_pure_value, parts))
         return isinstance(node, ast.Pass) or type(node).__name__ == "TypeAlias"
 
-    def _value(self, node: ast.AST) -> bool:
+    def _is_pure_value(self, node: ast.AST) -> bool:
         """Return True if the evaluation of an expression has no effect."""
         if isinstance(node, ast.Lambda):  # its body does not run
             values = [*node.args.defaults, *node.args.kw_defaults]
-            return all(value is None or self._value(value) for value in values)
+            return all(value is None or self._is_pure_value(value) for value in values)
         if isinstance(node, ast.Call):
-            path = self._path(node.func)
+            path = self._path_of(node.func)
             known = path in CALLS or path.partition(".")[0] in CALLED_MODULES
             arguments = [*node.args, *(keyword.value for keyword in node.keywords)]
-            return known and all(map(self._value, arguments))
-        return isinstance(node, VALUES) and all(map(self._value, ast.iter_child_nodes(node)))
+            return known and all(map(self._is_pure_value, arguments))
+        return isinstance(node, VALUES) and all(
+            map(self._is_pure_value, ast.iter_child_nodes(node))
+        )
 
-    def _decorator(self, node: ast.expr, in_class: bool = False) -> bool:
+    def _is_known_decorator(self, node: ast.expr, in_class: bool = False) -> bool:
         if in_class and isinstance(node, ast.Attribute) and node.attr in ACCESSORS:
             return isinstance(node.value, ast.Name)
         if isinstance(node, ast.Call):
             arguments = [*node.args, *(keyword.value for keyword in node.keywords)]
-            return self._decorator(node.func) and all(map(self._value, arguments))
-        return self._path(node) in DECORATORS
+            return self._is_known_decorator(node.func) and all(map(self._is_pure_value, arguments))
+        return self._path_of(node) in DECORATORS
 
-    def _path(self, node: ast.expr) -> str:
+    def _path_of(self, node: ast.expr) -> str:
         """Return the path of a name, such as `torch.no_grad`, or "" if it is not known."""
         if isinstance(node, ast.Attribute):
-            path = self._path(node.value)
+            path = self._path_of(node.value)
             return f"{path}.{node.attr}" if path else ""
         if not isinstance(node, ast.Name):
             return ""

@@ -12,7 +12,7 @@ from studies.harness.kinds.artefact import Artefact
 
 
 @dataclass
-class Selection:
+class NamedArtefacts:
     """The artefacts that a command names.
 
     Attributes:
@@ -26,52 +26,52 @@ class Selection:
     errors: list[str] = field(default_factory=list)
 
 
-def select(names: Sequence[str]) -> Selection:
+def find_artefacts(names: Sequence[str]) -> NamedArtefacts:
     """Return the artefacts of study names and of paths of Python files.
 
     A text is a path if it ends in `.py` or contains a slash.
     """
-    selection, known, origins = Selection(), artefacts(), dict[str, str]()
+    named, known, origins = NamedArtefacts(), artefacts(), dict[str, str]()
     for name in names:
         if name.endswith(".py") or "/" in name:
-            selected = _read(name, known.values(), selection)
+            selected = _read(name, known.values(), named)
         elif name in known:
             selected = [known[name]]
         else:
             advice = nearest(name, known, "; or name the path of a .py file")
-            selection.errors.append(f'study "{name}": unknown.{advice}')
+            named.errors.append(f'study "{name}": unknown.{advice}')
             continue
         for artefact in selected:
             origin = origins.setdefault(artefact.name, name)
-            if origin == name and artefact not in selection.artefacts:
-                selection.artefacts.append(artefact)
-            elif artefact not in selection.artefacts:
+            if origin == name and artefact not in named.artefacts:
+                named.artefacts.append(artefact)
+            elif artefact not in named.artefacts:
                 reason = f'the study of {origin} is called "{artefact.name}", too'
-                selection.errors.append(f"{name}: {reason}; give it another name")
-    return selection
+                named.errors.append(f"{name}: {reason}; give it another name")
+    return named
 
 
-def _read(name: str, known: Iterable[Artefact], selection: Selection) -> list[Artefact]:
-    """Return the artefacts that a file defines; add its errors to the selection."""
+def _read(name: str, known: Iterable[Artefact], named: NamedArtefacts) -> list[Artefact]:
+    """Return the artefacts that a file defines; add its errors to `named`."""
     from trainables.plugins import PluginError, load
 
     path = Path(name)
     if path.is_dir():
-        selection.errors.append(f"{name}: is a folder; name a .py file")
+        named.errors.append(f"{name}: is a folder; name a .py file")
         return []
     try:
         plugin = load(path, registers=False)
     except PluginError as error:
-        selection.errors.append(str(error))
+        named.errors.append(str(error))
         return []
     if plugin.functions:
-        selection.plugins.append(name)
+        named.plugins.append(name)
     values = [value for module in plugin.modules for value in vars(module).values()]
-    # A file may import the artefact of another file.
+    # Skip artefacts that the file imports, such as `from studies.ablation_rank import STUDY`.
     imported = {id(artefact) for artefact in known}
     selected = [v for v in values if isinstance(v, Artefact) and id(v) not in imported]
     if not selected:
-        selection.errors.append(
+        named.errors.append(
             f"{name}: has no study; define one at the top level, such as STUDY = Study(...), and "
             'call main(STUDY) under `if __name__ == "__main__":`'
         )

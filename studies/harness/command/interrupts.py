@@ -35,7 +35,7 @@ class Interrupts:
         self._before = -1
 
     @property
-    def insistent(self) -> bool:
+    def repeated(self) -> bool:
         """True if a second signal has arrived, so that the command must end without a report."""
         return len(self._received) > 1
 
@@ -69,5 +69,5 @@ class Interrupts:
 
     def _acknowledge(self, name: str) -> None:
         if len(self._received) <= 2:
-            text = ENDING if self.insistent else STOPPING
+            text = ENDING if self.repeated else STOPPING
             print(text.format(name=name), file=sys.stderr, flush=True)

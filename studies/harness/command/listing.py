@@ -53,7 +53,10 @@ def _block(folder: Path, record: Mapping[str, Any], root: Path) -> str:
     lines = [f"{', '.join(filter(None, parts))}: {results} results"]
     lines.append(f"  {shortest(folder / 'report.html')}")
     if "options" not in record:
-        lines.append("  An earlier version wrote the report; its command writes it again.")
+        lines.append(
+            "  An earlier version of this project wrote the report; run the study with "
+            "--report-only to write it again."
+        )
     elif not earlier:
         lines.append(f"  {_command(record, root)}")
     return "\n".join(lines)

@@ -71,7 +71,7 @@ def _run(names: tuple[str, ...], **raw: Any) -> int:
     from studies.harness.command.options import parse
     from studies.harness.command.run import run_command
 
-    chosen = files.select(names)
+    chosen = files.find_artefacts(names)
     options, errors = parse({**raw, "plugin": (*raw["plugin"], *chosen.plugins)})
     if chosen.errors:  # unknown names in other options may be those of the unusable files
         return refuse([*chosen.errors, *([] if options.unresolved else errors)])

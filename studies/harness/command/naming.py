@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 LISTED = 6  # matching trials that an error message lists
-PLACE = (
+WHERE_KEYS_ARE = (
     "trials.csv of a report lists the keys of its trials, and the folders in OUT/trials have them as "
     "names"
 )
@@ -83,7 +83,8 @@ def key_problem(
     if len(matches) == 1:
         return None
     if not prefix or not matches:
-        return f'"{prefix}": must be the first digits of the key of a trial {place}; {PLACE}'
+        allowed = f"must be the first digits of the key of a trial {place}"
+        return f'"{prefix}": {allowed}; {WHERE_KEYS_ARE}'
     listed = ", ".join(f"{key[:16]} ({name(key)})" for key in matches[:LISTED])
     rest = f" and {len(matches) - LISTED} more" if len(matches) > LISTED else ""
     count = f"{len(matches)} trials {place} have keys that start with it"
@@ -91,7 +92,7 @@ def key_problem(
 
 
 def find(root: Path, *keys: str) -> tuple[list[Path], list[str]]:
-    """Return the trial folders that keys, or their first digits, name; and a line for each error."""
+    """Return the trial folders that keys or their first digits name, and a line for each error."""
     from trainables.store import trial_folders
 
     folders = {folder.name: folder for folder in trial_folders(root)}

@@ -5,7 +5,8 @@ itself and a description of its plan (`kinds.records`). If the digest is the sam
 command prints the stored report; it neither analyses the trials nor draws the figures again.
 
 A report never replaces one that shows more. Each selection has a separate folder, a study's report
-shows all seeds in the output folder, and this module keeps a report whose results the new one lacks.
+shows all seeds in the output folder, and this module keeps a report whose results the new one
+lacks.
 """
 
 from __future__ import annotations
@@ -113,8 +114,9 @@ def _kept(plan: Plan, earlier: Mapping[str, Any]) -> Report | None:
     if report is None or not any(path.suffix == ".html" for path in report.files):
         return None
     line = (
-        f"None of the {plan.planned} planned results exists, so the report was not replaced. It "
-        f"shows {count(number, 'result')} of an earlier version of the study, a plugin or the code."
+        f"None of the {plan.planned} planned results exists, so the report was not replaced. Its "
+        f"{count(number, 'result')} {'belong' if number > 1 else 'belongs'} to an earlier version "
+        "of the study, of a plugin or of this project."
     )
     return dataclasses.replace(report, findings=[line, *report.findings], failed=False)
 

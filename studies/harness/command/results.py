@@ -25,7 +25,7 @@ Rows = Literal["trial", "epoch"]
 
 
 @dataclass(frozen=True)
-class Picture:
+class ResultFigure:
     """A figure of a report; Jupyter displays it.
 
     Attributes:
@@ -100,14 +100,14 @@ class Result:
         return pd.DataFrame(rows)
 
     @property
-    def figures(self) -> dict[str, Picture]:
+    def figures(self) -> dict[str, ResultFigure]:
         """The figures of the last report by name, the main figure first.
 
         With several workloads, the name begins with the workload.
         """
         several = len(self._plans) > 1
         return {
-            f"{plan.workload}/{path.stem}" if several else path.stem: Picture(path)
+            f"{plan.workload}/{path.stem}" if several else path.stem: ResultFigure(path)
             for plan, report in zip(self._plans, self._reports, strict=True)
             for path in report.files
             if path.suffix == ".png"
@@ -201,8 +201,8 @@ class Folder:
     def trials(self) -> list[Trial]:
         """The trials in the order of workload, optimizer, hyperparameters and seed.
 
-        An arm is labelled by the values that vary among the trials of its optimizer on its
-        workload.
+        A folder can contain trials that no study file describes. The label of a trial's arm
+        contains the values that differ between the trials with the same optimizer and workload.
         """
         configs = [
             TrialConfig.from_dict(read_config(folder)["config"])
@@ -239,7 +239,7 @@ class Folder:
 
 
 def _labelled(configs: Sequence[TrialConfig]) -> list[Trial]:
-    """Return the trials of one optimizer on one workload, labelled by the values that vary."""
+    """Return the trials of one optimizer on one workload, labelled by the values that differ."""
     from studies.harness.evidence.ledger import configuration_of
 
     values = [configuration_of(config) for config in configs]

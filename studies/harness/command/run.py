@@ -125,7 +125,7 @@ def execute(
                 with activity("train the trials"), interrupts:
                     _execute(plans, driver)
         finally:
-            if not interrupts.insistent:
+            if not interrupts.repeated:
                 with activity("write the report"):
                     failed = results.write()
     return failed

@@ -92,10 +92,10 @@ def run(
             process.
     """
     given = {name: value for name, value in locals().items() if name not in ("artefact", "options")}
-    literal = _find(artefact)
-    with _alone(), _environment(), _explained():
-        parsed, errors = arguments.options(literal, {**given, **options})
-        return Result(_run(literal, parsed, errors))
+    artefact = _find(artefact)
+    with _single_run(), _environment(), _translate_errors():
+        parsed, errors = arguments.options(artefact, {**given, **options})
+        return Result(_run(artefact, parsed, errors))
 
 
 def load(
@@ -121,7 +121,7 @@ def load(
         StoreError: A newer version wrote the folder.
     """
     if isinstance(what, Artefact) or (isinstance(what, str) and what in artefacts()):
-        with _explained():
+        with _translate_errors():
             return Result(_stored(_find(what), out, workload, options))
     if out is not None or not isinstance(what, str | os.PathLike):
         _find(what)  # raises the error
@@ -180,7 +180,7 @@ def _stored(
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     """Raise the exceptions of the context with messages for a caller in Python."""
     try:
         yield
@@ -209,7 +209,7 @@ def _on_lost(problem: str) -> int:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
+def _single_run() -> Iterator[None]:
     """Raise `StoreError` if another thread is in the context: a process has a single Ray."""
     if not _running.acquire(blocking=False):
         raise StoreError("another run is in progress in this process: wait until it ends")

@@ -61,7 +61,10 @@ def _outcome(update: Update) -> str:
 
 
 def _unsent(updates: Sequence[Update], root: Path) -> str:
-    """Return a line about the trials that no study needs, or that no trial exists; may be empty."""
+    """Return a line if the folder has no trials, or trials that belong to no study or selection.
+
+    Otherwise the text is empty.
+    """
     from trainables.store import trial_folders
 
     keys = [folder.name for folder in trial_folders(root)]

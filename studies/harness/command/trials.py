@@ -23,8 +23,8 @@ INTERRUPTED = "interrupted"
 @click.command(
     "status",
     help="Count trials by status, and list those that have begun but have not ended: in flight, or "
-    "interrupted if no driver trains them. A trial that is not run has a folder, but no worker has "
-    "begun it. A study may run at the same time.",
+    "interrupted if no driver trains them. 'not run' means that the folder exists, but that no "
+    "worker has started the trial. A study may run at the same time.",
     params=[OUT],
 )
 def _status(root: Path) -> int:
@@ -33,7 +33,7 @@ def _status(root: Path) -> int:
     from studies.harness.kinds.search.proposals import STOPPED, stopped_keys
     from trainables.store import lock_generation, read_config, read_status, trial_folders
 
-    console, counts, begun, configs = terminal(), Counter[str](), {}, {}
+    console, counts, unfinished, configs = terminal(), Counter[str](), {}, {}
     holder, stopped = lock.holder(root), {key[:16] for key in stopped_keys(root)}
     generation = lock_generation(root) if holder else None
     for folder in trial_folders(root):
@@ -42,9 +42,9 @@ def _status(root: Path) -> int:
         word = status["status"] if status else _progress(folder, generation)
         counts[word] += 1
         if status is None and word != NOT_RUN:
-            begun[folder] = word
+            unfinished[folder] = word
     names = Names(configs.values())
-    for folder, word in begun.items():
+    for folder, word in unfinished.items():
         line = (
             f"{folder.name}  {names(configs[folder])}: {word}, {_epochs(folder, configs[folder])}"
         )

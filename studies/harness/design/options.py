@@ -48,8 +48,8 @@ class Options:
     """The parsed command line; `--help` describes each option.
 
     Attributes:
-        unresolved: True if a plugin cannot be used or a workload is unknown. Errors in a plan could
-            follow from that, so nothing is planned.
+        unresolved: True if a plugin or a workload is unusable. The plan is then not made, because
+            its errors would only follow from that.
         extra: The values of the options that only one kind of artefact has, as text, by name.
         given: Names of the options that have a value, from the command line or from a default of
             click, such as that of `--blocks`.

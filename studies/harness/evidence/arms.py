@@ -21,7 +21,7 @@ from studies.harness.evidence.metrics import bounds, higher_is_better
 from studies.harness.evidence.metrics import step as step_of
 from studies.harness.evidence.status import COMPLETED, LOST, OOM, STATUSES, UNFINISHED
 from studies.harness.published.verdicts import Measured, flat
-from studies.harness.statistics.intervals import Summary, holding, mean_interval, summarize
+from studies.harness.statistics.intervals import Summary, effective_bounds, mean_interval, summarize
 from studies.harness.statistics.paired import moments
 
 SECONDS = "time/train_s"
@@ -125,7 +125,7 @@ def mean_curves(by_epoch: pd.DataFrame, metric: str) -> dict[str, pd.DataFrame]:
         table: Any = rows.pivot(index="epoch", columns="seed", values=metric)
         sample = finite(table.astype(float)).to_numpy()
         n, mean, sd = moments(sample)
-        low, high = mean_interval(n, mean, sd, holding(sample, bounds(metric)))
+        low, high = mean_interval(n, mean, sd, effective_bounds(sample, bounds(metric)))
         values = {"n": n, "mean": mean, "sd": sd, "ci_lo": low, "ci_hi": high}
         curves[str(arm)] = pd.DataFrame(values, index=table.index)
     return curves

@@ -57,19 +57,19 @@ def progress(folder: Path) -> dict[str, Any]:
     read_config(folder)  # raises StoreError if a newer version wrote the folder
     document = read_status(folder)
     if document is None:
-        begun = (folder / "attempts.jsonl").exists()  # the first line of a worker
-        return {"status": IN_FLIGHT if begun else NOT_RUN, "reason": None}
+        started = (folder / "attempts.jsonl").exists()  # a worker writes this file before it trains
+        return {"status": IN_FLIGHT if started else NOT_RUN, "reason": None}
     return {"status": document["status"], "reason": reason(document)}
 
 
-def begun(root: Path, trial: Trial) -> bool:
+def has_begun(trial: Trial, root: Path) -> bool:
     """Return True if a worker has started the trial."""
     folder = trial_folder(root, trial.config.trial_key)
     return (folder / "attempts.jsonl").exists() or (folder / "status.json").exists()
 
 
-def ended(trials: Sequence[Trial], root: Path) -> list[str]:
-    """Return the statuses of the trials that have ended, as paths relative to the output folder."""
+def status_files(trials: Sequence[Trial], root: Path) -> list[str]:
+    """Return the status files of the ended trials, as paths relative to the output folder."""
     folders = {trial_folder(root, trial.config.trial_key) for trial in trials}
     files = [folder / "status.json" for folder in folders]
     return sorted(str(file.relative_to(root)) for file in files if file.exists())

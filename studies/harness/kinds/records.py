@@ -1,7 +1,7 @@
 """The file `.report.json` beside each report. It describes the plan of the report.
 
-The module `command/reports.py` adds the report itself and the digest of its inputs. Files of earlier
-versions contain only these two, and no description of the plan.
+The module `command/reports.py` adds the report itself and the digest of its inputs. Files of
+earlier versions contain only these two, and no description of the plan.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ PLAIN = re.compile(r"(?!(?:true|false|none|null|nan|inf|infinity)\Z)[a-z_][a-z0-
 AnyPlan = TypeVar("AnyPlan", bound=Plan)
 
 
-def select(
+def with_selection(
     plan: AnyPlan, plan_of: Callable[[Options], AnyPlan], identity: Callable[[AnyPlan], Any]
 ) -> AnyPlan:
     """Return a plan with the name of its selection.
@@ -39,11 +39,11 @@ def select(
     if not plan.options.selecting:
         return plan
     try:
-        whole = plan_of(plan.options.unselected)
+        unselected_plan = plan_of(plan.options.unselected)
     except HyperparameterError:  # the artefact is valid only with the options
-        whole = None
-    if whole is not None and identity(whole) == identity(plan):
-        return replace(whole, options=plan.options)
+        unselected_plan = None
+    if unselected_plan is not None and identity(unselected_plan) == identity(plan):
+        return replace(unselected_plan, options=plan.options)
     return replace(plan, selection=selection_name(plan.options.selecting))
 
 

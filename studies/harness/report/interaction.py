@@ -15,10 +15,11 @@ from studies.harness.statistics.paired import ALPHA
 
 NOTE = (
     "Each cell is the mean minus the value of the additive model, in which each level of a factor "
-    "has the same effect at all levels of the other one. The F-test compares this model with a mean "
-    "of each pair of levels; both models have an effect of each seed. It uses the seeds with a result "
-    "at every pair of levels, assumes noise with the same variance, and is exploratory: its p-value "
-    "is not corrected. Whether factors interact depends on the scale, which is that of the table."
+    "has the same effect at all levels of the other one. The F-test compares this model with a "
+    "mean of each pair of levels; both models have an effect of each seed. It uses the seeds with "
+    "a result at every pair of levels, assumes noise with the same variance, and is exploratory: "
+    "its p-value is not corrected. Whether factors interact depends on the scale, which is that of "
+    "the table."
 )
 
 
@@ -50,8 +51,8 @@ def _test(evidence: Evidence, part: Cells) -> Interaction:
 def _sentence(result: Interaction, first: str, second: str) -> str:
     if math.isnan(result.p):
         return (
-            f"the interaction of {first} and {second} cannot be tested, because fewer than two seeds "
-            "have a result at every pair of two or more levels of each."
+            f"the interaction of {first} and {second} cannot be tested, because fewer than two "
+            "seeds have a result at every pair of two or more levels of each."
         )
     depends = "depends" if result.p <= ALPHA else "does not significantly depend"
     p = probability(result.p)

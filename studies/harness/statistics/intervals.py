@@ -53,7 +53,7 @@ def summarize(values: Iterable[float], step: float = 0.0, bounds: Bounds = UNBOU
     if n < 2:
         return Summary(n, mean, math.nan, math.nan, math.nan)
     sd = float(sample.std(ddof=1))
-    low, high = map(float, mean_interval(n, mean, sd, holding(sample, bounds)))
+    low, high = map(float, mean_interval(n, mean, sd, effective_bounds(sample, bounds)))
     if step and 0 <= mean <= 1 and min(mean, 1 - mean) < FEW * step:
         pooled = _pooled_interval(round(mean * n / step), round(n / step))
         low, high = max(0.0, min(low, pooled[0])), min(1.0, max(high, pooled[1]))
@@ -68,8 +68,8 @@ def _pooled_interval(successes: int, examples: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def holding(values: np.ndarray, bounds: Bounds) -> Bounds:
-    """Return the bounds if all values that are not nan are within them, otherwise `UNBOUNDED`."""
+def effective_bounds(values: np.ndarray, bounds: Bounds) -> Bounds:
+    """Return the bounds if no value is outside them, otherwise `UNBOUNDED`."""
     outside = (values < bounds[0]) | (values > bounds[1])
     return UNBOUNDED if np.any(outside) else bounds
 

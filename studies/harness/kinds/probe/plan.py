@@ -19,7 +19,7 @@ from studies.harness.kinds.planning import plan_workloads, recipe
 from studies.harness.kinds.probe import folder
 from studies.harness.kinds.probe.probe import Probe
 from studies.harness.kinds.records import stored_plans
-from studies.harness.kinds.selection import select
+from studies.harness.kinds.selection import with_selection
 from studies.harness.tracking.view import View
 from studies.harness.tracking.views import ReportView
 from trainables.config import TrialConfig
@@ -44,7 +44,7 @@ def plans(probe: Probe, options: Options) -> list[ProbePlan]:
 
     def selected(workload: str) -> ProbePlan:
         plan_of = partial(_plan, probe, workload)
-        return select(plan_of(options), plan_of, _identity)
+        return with_selection(plan_of(options), plan_of, _identity)
 
     return plan_workloads(probe, options, selected, errors)
 

@@ -135,7 +135,8 @@ def reported(plan: SearchPlan) -> SearchPlan:
         seed
         for seed in trained
         if all(
-            status.begun(plan.root, Trial(arm, config.with_seed(seed))) for arm, config in winners
+            status.has_begun(Trial(arm, config.with_seed(seed)), plan.root)
+            for arm, config in winners
         )
     }
     return replace(plan, seeds=sorted({*plan.seeds, *common}))
@@ -143,7 +144,7 @@ def reported(plan: SearchPlan) -> SearchPlan:
 
 def results(plan: SearchPlan) -> list[str]:
     """Return the trials that have ended."""
-    return status.ended(known(plan), plan.root)
+    return status.status_files(known(plan), plan.root)
 
 
 def stored(search: Search, root: Path) -> list[SearchPlan]:
@@ -162,7 +163,7 @@ def stored(search: Search, root: Path) -> list[SearchPlan]:
     ]
     for name in others:
         [plan] = plans(search, Options(out=root, workload=name))
-        if any(status.begun(root, trial) for trial in known(plan)):
+        if any(status.has_begun(trial, root) for trial in known(plan)):
             planned.append(reported(plan))
     return planned
 

@@ -15,7 +15,7 @@ from studies.harness.evidence.metrics import HEADLINE, higher_is_better, on_work
 from studies.harness.kinds.artefact import Plan
 from studies.harness.kinds.planning import plan_workloads, recipe, setting_errors
 from studies.harness.kinds.search.search import TRAIN_FRACTION, Parameters, Search, Space
-from studies.harness.kinds.selection import select
+from studies.harness.kinds.selection import with_selection
 from trainables.workloads import RECIPE_SETTINGS
 
 
@@ -134,7 +134,7 @@ def plans(search: Search, options: Options) -> list[SearchPlan]:
 
 def _selected(search: Search, options: Options, workload: str) -> SearchPlan:
     plan_of = partial(_plan, search, workload)
-    return select(plan_of(options), plan_of, _identity)
+    return with_selection(plan_of(options), plan_of, _identity)
 
 
 def _identity(plan: SearchPlan) -> Any:

@@ -18,7 +18,7 @@ from studies.harness.evidence.status import trained_seeds
 from studies.harness.kinds.artefact import Plan, Work
 from studies.harness.kinds.planning import plan_workloads, recipe, workloads
 from studies.harness.kinds.records import stored_plans
-from studies.harness.kinds.selection import select
+from studies.harness.kinds.selection import with_selection
 from studies.harness.kinds.study.arms import (
     fewer_levels,
     is_selected,
@@ -74,7 +74,7 @@ def plan(study: Study, options: Options, workload: str | None = None) -> StudyPl
         HyperparameterError: One line for each error.
     """
     workload = workload or workloads(study, options)[0]
-    return select(
+    return with_selection(
         _plan(study, options, workload), lambda whole: _plan(study, whole, workload), _groups
     )
 
@@ -229,7 +229,7 @@ def reported(plan: StudyPlan) -> StudyPlan:
     known = [
         trial
         for trial in trials
-        if trial.config.trial_key in planned or status.begun(plan.root, trial)
+        if trial.config.trial_key in planned or status.has_begun(trial, plan.root)
     ]
     return replace(plan, trials=known)
 
@@ -259,7 +259,7 @@ def stored(study: Study, root: Path) -> list[StudyPlan]:
         whole = StudyPlan(
             artefact=on_workload, workload=workload, options=options, trials=candidates
         )
-        trials = [trial for trial in candidates if status.begun(root, trial)]
+        trials = [trial for trial in candidates if status.has_begun(trial, root)]
         complete = {t.config.group_key for t in trials} == _groups(whole)
         if trials and (complete or whole.folder.is_dir()):
             plans.append(replace(whole, trials=trials))

@@ -34,7 +34,7 @@ class Study(Artefact):
         extra_figures: Additional figures of the same trials.
         any_optimizer: True if `--optimizers` may name any registered optimizer. An optimizer that
             no arm has is added with its values in the recipe. If such a study has no `claims`, it
-            claims of each pair of arms that the first one is better.
+            has one for each pair of arms: the first arm is better than the second.
     """
 
     KIND: ClassVar[str] = "study"
@@ -133,9 +133,9 @@ class Study(Artefact):
 
     def results(self, plan: Plan) -> list[str]:
         """Return the trials that have ended."""
-        from studies.harness.evidence.status import ended
+        from studies.harness.evidence.status import status_files
 
-        return ended(plan.trials, plan.root)
+        return status_files(plan.trials, plan.root)
 
     def evidence(self, plan: Plan) -> Evidence:
         """Return the analysis of the trials, with the decisions on the claims."""

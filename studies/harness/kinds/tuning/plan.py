@@ -15,7 +15,7 @@ from studies.harness.evidence import status
 from studies.harness.evidence.metrics import count, on_workload
 from studies.harness.kinds.artefact import Plan, Work
 from studies.harness.kinds.planning import plan_workloads, recipe
-from studies.harness.kinds.selection import select
+from studies.harness.kinds.selection import with_selection
 from studies.harness.kinds.tuning.tuning import RecipeTuning
 from trainables.recipes.tuning import SPACES, TRAIN_FRACTION, configurations, ledger_file
 
@@ -48,7 +48,7 @@ def plans(tuning: RecipeTuning, options: Options) -> list[TuningPlan]:
 
 def _selected(tuning: RecipeTuning, options: Options, workload: str) -> TuningPlan:
     plan_of = partial(_plan, tuning, workload)
-    return select(plan_of(options), plan_of, _groups)
+    return with_selection(plan_of(options), plan_of, _groups)
 
 
 def _groups(plan: TuningPlan) -> set[str]:

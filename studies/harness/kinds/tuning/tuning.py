@@ -39,9 +39,9 @@ class RecipeTuning(Artefact):
 
     def results(self, plan: Plan) -> list[str]:
         """Return the trials that have ended."""
-        from studies.harness.evidence.status import ended
+        from studies.harness.evidence.status import status_files
 
-        return ended(plan.trials, plan.root)
+        return status_files(plan.trials, plan.root)
 
     def tracking(self, plan: Any) -> None:
         """Return None, because the ledger is the only record of a tuning."""

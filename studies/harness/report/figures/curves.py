@@ -29,7 +29,7 @@ from studies.harness.report.figures.style import (
     lost_words,
     panels,
     save,
-    state,
+    write_decision,
 )
 
 # Smallest range of the vertical axis of the best of k: this fraction of 100% for metrics in percent,
@@ -52,8 +52,9 @@ DIAGNOSTICS = {
 def draw(evidence: Evidence, metrics: Sequence[str], folder: Path) -> list[Path]:
     """Draw `curves.pdf`, `.png` and `.svg` from the completed trials; nothing if there are none.
 
-    There is one column for each metric that the trials have. The rows are the combinations of levels, each divided into
-    as-released and corrected variants. An optimizer with only one variant is in both rows.
+    There is one column for each metric that the trials have. The rows are the combinations of
+    levels, each divided into as-released and corrected variants. An optimizer with only one variant
+    is in both rows.
     """
     completed = evidence.completed_epochs
     known: Any = completed
@@ -83,7 +84,7 @@ def draw(evidence: Evidence, metrics: Sequence[str], folder: Path) -> list[Path]
     handles = _handles(evidence, dict.fromkeys([*order, *names]), styles) | _marks(grid.flat)
     title = means.over_seeds(pd.concat(tables[metrics[0]])["n"])
     legend(figure, handles, 4, f"{title}; ordered by the final {words(metrics[0])}, best first")
-    state(figure, evidence.claims)
+    write_decision(figure, evidence.claims)
     return save(figure, folder, "curves")
 
 

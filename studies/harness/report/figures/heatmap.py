@@ -16,7 +16,15 @@ from studies.harness.evidence.analysis import Evidence
 from studies.harness.evidence.interaction import Cells
 from studies.harness.evidence.metrics import higher_is_better, unit
 from studies.harness.evidence.status import LOST
-from studies.harness.report.figures.style import DECADE, MAP, STYLE, display, panels, save, state
+from studies.harness.report.figures.style import (
+    DECADE,
+    MAP,
+    STYLE,
+    display,
+    panels,
+    save,
+    write_decision,
+)
 
 CELL = (0.9, 0.5)  # the size of a pair of levels, in inches
 BESIDE, AROUND = 1.6, 1.3  # room for the labels, the titles and the scale, in inches
@@ -52,7 +60,7 @@ def draw(evidence: Evidence, parts: Sequence[Cells], folder: Path) -> list[Path]
         image = _panel(axes, evidence, part, norm, colors)
     bar = figure.colorbar(image, ax=grid, shrink=0.9, pad=0.02)
     bar.set_label(f"mean {unit(evidence.metric).axis}")
-    state(figure, evidence.claims)
+    write_decision(figure, evidence.claims)
     first, second = parts[0].factors
     return save(figure, folder, f"{first}_by_{second}")
 
@@ -76,7 +84,7 @@ def _panel(axes: Axes, evidence: Evidence, part: Cells, norm: Normalize, colors:
         means[place] = show.scale * arm["mean"] if arm["n"] else np.nan
     image = axes.imshow(means, cmap=palette, norm=norm, aspect="auto", origin="lower")
     for (row, column), arm in part.arms.items():
-        color = _ink(palette(norm(means[row, column]))) if arm["n"] else "black"
+        color = _text_color(palette(norm(means[row, column]))) if arm["n"] else "black"
         font: Any = {"color": color, "ha": "center", "va": "center", "fontsize": 7.5}
         axes.text(column, row, _words(arm, show), **font)
     for axis, levels in ((axes.set_yticks, part.levels[0]), (axes.set_xticks, part.levels[1])):
@@ -98,7 +106,7 @@ def _words(arm: Any, show: Any) -> str:
     return f"{show.show(arm['mean'])}\n{note}" if arm["n"] else note
 
 
-def _ink(color: Sequence[float]) -> str:
+def _text_color(color: Sequence[float]) -> str:
     """Return the colour of text on a background (red, green, blue, opacity)."""
     brightness = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
     return "black" if brightness > 0.5 else "white"

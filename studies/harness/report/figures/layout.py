@@ -54,7 +54,7 @@ def _legend(
     return added
 
 
-def fit(figure: Figure) -> None:
+def arrange_texts(figure: Figure) -> None:
     """Break long titles into lines, put crowded tick labels in rows, and add room for the texts."""
     renderer = _renderer(figure)
     outside = [legend.get_window_extent(renderer).height for legend in figure.legends]

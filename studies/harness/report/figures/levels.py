@@ -37,7 +37,7 @@ from studies.harness.report.figures.style import (
     entries,
     panels,
     save,
-    state,
+    write_decision,
 )
 
 # The lines of a panel. Markers and dashes distinguish them in grayscale.
@@ -115,7 +115,7 @@ def _figure(
     title = over_seeds(arm["n"] for arm in [*arms, *references] if arm["n"])
     handles = {**entries(grid.flat[: len(optimizers)]), **handles}
     legend(figure, handles, 2 * min(columns, 2), title)
-    state(figure, evidence.claims)
+    write_decision(figure, evidence.claims)
     return figure
 
 

@@ -17,7 +17,7 @@ from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from studies.harness.evidence.claims import NOT_TESTED, Decision
 from studies.harness.evidence.status import LOST
-from studies.harness.report.figures.layout import fit
+from studies.harness.report.figures.layout import arrange_texts
 
 STYLE: Any = {
     "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "legend.fontsize": 8.5, "legend.frameon": False,
@@ -110,7 +110,7 @@ def set_logarithmic(axes: Axes, values: Iterable[float]) -> bool:
     return True
 
 
-def state(figure: Figure, decisions: Sequence[Decision]) -> None:
+def write_decision(figure: Figure, decisions: Sequence[Decision]) -> None:
     """Write the decision on the first tested claim above the panels; nothing without one."""
     tested = [decision for decision in decisions if decision.verdict != NOT_TESTED]
     if tested:
@@ -138,9 +138,9 @@ def entries(row: Iterable[Axes]) -> dict[str, Any]:
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write a figure as `<name>.pdf`, `.png` and `.svg`; equal figures have equal bytes.
 
-    Its texts are arranged first (`layout.fit`), which may make the figure higher.
+    Its texts are arranged first (`layout.arrange_texts`), which may make the figure higher.
     """
-    fit(figure)
+    arrange_texts(figure)
     folder.mkdir(parents=True, exist_ok=True)
     # Without these entries, the files would contain dates and the version of matplotlib.
     blank: dict[str, dict[str, None]] = {

@@ -27,7 +27,7 @@ from studies.harness.report.figures.style import (
     lines,
     panels,
     save,
-    state,
+    write_decision,
 )
 
 TARGET: Any = {"color": "0.3", "linewidth": 0.8, "linestyle": (0, (1, 2))}
@@ -71,7 +71,7 @@ def _curves(
     arms = times.evidence.arms
     title = means.over_seeds(arms.loc[arms["n"] > 0, "n"])
     legend(figure, entries(row), 2 if len(drawn) == 1 else 3, title)
-    state(figure, times.evidence.claims)
+    write_decision(figure, times.evidence.claims)
     return figure
 
 
