@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from studies import Arm, Better, Choice, CurveFigure, LevelFigure, Search, Study, grid
-from studies.harness.design.options import Options
 from studies.harness.command.options import parse
+from studies.harness.design.options import Options
 from studies.harness.evidence import ledger
 from studies.harness.kinds.search import sampling
 from studies.harness.kinds.search.proposals import Outcome, Proposal
