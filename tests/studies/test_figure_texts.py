@@ -13,8 +13,11 @@ from pathlib import Path
 
 import folders
 import geometry
+import matplotlib
+import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from studies import ablation_damping, ablation_sampling, compare_accuracy
 from studies.harness.design.arms import Arm, Trial, grid
@@ -137,6 +140,63 @@ def test_curves_leave_out_a_metric_that_no_trial_has(write, tmp_path: Path):
     evidence = folders.evidence(tmp_path, write(study, value), study)
     assert curves.draw(evidence, ["diag/residual_max"], tmp_path) == []
     assert len(curves.draw(evidence, ["diag/residual_max", "test/loss"], tmp_path)) == 3
+
+
+# ---------------------------------------------------------------------- single and equal values
+
+
+def panel(points: list[float], metric: str = "test/accuracy") -> tuple[Figure, Axes]:
+    """Return a panel with a curve of these means of three equal seeds."""
+    figure, ((axes,),) = style.panels((3.4, 2.5))
+    epochs = pd.DataFrame(
+        [
+            {"arm": "sgd", "optimizer": "sgd", "seed": seed, "epoch": epoch, metric: value}
+            for seed in range(3)
+            for epoch, value in enumerate(points)
+        ]
+    )
+    table = means.tables(epochs, metric)["sgd"]
+    higher = metric == "test/accuracy"
+    means.set_scale(axes, [table], higher)
+    curve = means.Curve("SGD", ("black", "-"), table, table.index.to_numpy() + 1)
+    means.draw_curves(axes, [curve], higher)
+    style.integer_axis(axes)
+    axes.set_xlabel("epoch")
+    figure.draw_without_rendering()
+    return figure, axes
+
+
+@pytest.mark.parametrize(
+    ("points", "marked"),
+    [([0.9], [0]), ([0.8, 0.9], None), ([0.9, math.nan, 0.8, 0.9, math.nan, 0.9], [0, 5])],
+)
+def test_points_without_neighbours_have_markers(points: list[float], marked: list[int] | None):
+    _, ((axes,),) = style.panels((3.4, 2.5))
+    means.draw_line(axes, range(len(points)), points)
+    [line] = axes.lines
+    assert line.get_markevery() == marked and line.get_marker() == ("o" if marked else "None")
+
+
+def test_curve_of_one_epoch_has_a_marker_and_one_tick():
+    figure, axes = panel([0.9])
+    assert [line.get_marker() for line in axes.lines] == ["o"]
+    low, high = axes.get_xlim()
+    assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]
+    assert geometry.faults(figure) == []
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [("test/accuracy", v) for v in (0.0, 0.9, 1.0)] + [("train/loss", v) for v in (0.0, 2.3, -1.0)],
+)
+@matplotlib.rc_context(style.STYLE)
+def test_axis_of_equal_values_has_no_offset_and_no_arrows(metric: str, value: float):
+    _, axes = panel([value] * 3, metric)
+    (low, high), (bottom, top) = axes.get_ylim(), (0, 100 if metric == "test/accuracy" else 10)
+    assert axes.yaxis.get_offset_text().get_text() == ""
+    assert all(line.get_label() != means.BEYOND for line in axes.lines)
+    ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]
+    assert len(ticks) > 2 and (value < 0 or all(bottom <= tick <= top for tick in ticks))
 
 
 # ---------------------------------------------------------------------- intervals beyond the axis

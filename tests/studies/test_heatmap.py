@@ -9,11 +9,13 @@ from pathlib import Path
 import folders
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from scipy import stats
 
 from studies.harness.design.arms import Arm, Trial, grid
 from studies.harness.evidence.interaction import cells, interaction
 from studies.harness.kinds.study.figures import HeatmapFigure
+from studies.harness.report.figures import heatmap
 from trainables.store import DIVERGED
 
 MEANS = np.array([[0.0, 1, 2], [3, 4, 7]])
@@ -145,6 +147,22 @@ def test_without_a_result_there_is_no_heat_map(tmp_path: Path):
     assert folders.draw(tmp_path, trials, STUDY) == []
     text = folders.report(tmp_path, trials, STUDY).files[0].read_text()
     assert "the interaction of damping and rank cannot be tested" in text
+
+
+@pytest.mark.parametrize(("levels", "value"), [([5, 10], 1.0), ([5], 0.9)])
+def test_scale_of_equal_means_has_one_tick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, levels: list[int], value: float
+):
+    monkeypatch.setattr(folders, "accuracy", lambda trial, epoch: value)
+    figures: list[Figure] = []
+    monkeypatch.setattr(heatmap, "save", lambda figure, *rest: figures.append(figure) or [])
+    study = replace(STUDY, arms=grid("nysact-s", damping=[0.1], rank=levels))
+    trials = study.trials("digits/cnn", range(2), {"epochs": 1}, study.arms)
+    for trial in trials:
+        folders.write_trial(tmp_path, trial)
+    folders.draw(tmp_path, trials, study)
+    [figure] = figures
+    assert [tick.get_text() for tick in figure.axes[-1].get_yticklabels()] == [f"{value:.2%}"[:-1]]
 
 
 @pytest.mark.parametrize(

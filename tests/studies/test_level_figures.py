@@ -159,6 +159,12 @@ def test_reference_beyond_the_axis_is_marked_and_does_not_compress_it(draw):
     assert 90 < low < 93 and 95 < high < 98
 
 
+def test_marks_that_are_not_drawn_have_no_entry_in_the_legend(draw):
+    diverged = tuple((rank, seed) for rank in (5, 10, 20, 40) for seed in range(3))
+    labels = draw("digits/cnn", "test/accuracy", ACCURACIES, diverged=diverged).legend
+    assert "SGD" in labels and not {"each rank", "each seed"} & set(labels)
+
+
 def test_references_that_coincide_are_named(draw):
     references = [Arm(optimizer=name) for name in ("sgd", "foof", "eva")]
     study = replace(
@@ -258,3 +264,59 @@ def test_limits_of_a_loss_mirror_those_of_its_negative(monkeypatch: pytest.Monke
     negative = [{name: -value for name, value in row.items()} for row in rows(means, 0.1)]
     low, high = limits(rows(means, 0.1), "test/loss")
     assert limits(negative, "test/score") == (-high, -low)
+
+
+@pytest.mark.parametrize("metric", ["test/accuracy", "test/mse"])
+def test_limits_contain_the_seeds_and_references_if_the_means_are_close(metric: str):
+    arms = [{**row, "arm": str(i)} for i, row in enumerate(rows([0.9, 0.9005, 0.901], 0.2))]
+    seeds = {str(i): [0.85, 0.93] for i in range(3)}
+    scale = 100 if metric == "test/accuracy" else 1
+    values = [0.85, 0.93, 0.87, 0.95]
+    low, high = limits(arms, metric, references=rows([0.87, 0.95]), seeds=seeds)
+    assert all(low < scale * value < high for value in values)
+    # The intervals extend the range of the seeds by at most 1.5 times its length.
+    assert high - low < scale * (1 + 2 * 1.5) * 0.08 * 1.12 + 1e-9
+
+
+def test_limits_contain_a_reference_that_is_much_better_but_not_one_that_is_much_worse():
+    low, high = limits(rows([0.3, 0.31]), "test/accuracy", references=rows([0.9, 0.05]))
+    assert 20 < low < 30 and high > 90
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "expected"),
+    [
+        ("test/accuracy", 0.0, (0.0, 0.5)),
+        ("test/accuracy", 0.9, (89.775, 90.225)),
+        ("test/accuracy", 1.0, (99.5, 100.0)),
+        ("test/mse", 0.0, (0.0, 0.005)),
+        ("test/mse", 2.0, (1.995, 2.005)),
+        ("test/mse", -2.0, (-2.005, -1.995)),
+    ],
+)
+def test_limits_of_equal_values(metric: str, value: float, expected: tuple[float, float]):
+    """The axis has margins of 4% at the better end and 8% at the worse end."""
+    low, high = limits(rows([value, value], 0.0), metric)
+    below, above = (0.08, 0.04) if metric == "test/accuracy" else (0.04, 0.08)
+    size = expected[1] - expected[0]
+    assert low == pytest.approx(expected[0] - below * size)
+    assert high == pytest.approx(expected[1] + above * size)
+
+
+@pytest.mark.parametrize(
+    ("values", "positions"),
+    [
+        ([0.0, 1.0, 100.0, 1e6], [0, 1, 2, 3]),
+        ([-1.0, 0.0, 1000.0], [0, 1, 2]),
+        ([0.0, 1.0, 100.0], [0, 1, 100]),
+        ([0.0], [0]),
+        ([1.0, 100.0, 1e6], [1, 100, 1e6]),
+    ],
+)
+def test_levels_are_evenly_spaced_if_no_axis_can_show_them(
+    values: list[float], positions: list[float]
+):
+    _, ((axes,),) = panels((4, 3))
+    assert levels._positions(axes, values) == positions
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert labels == [f"{value:g}" for value in values]

@@ -178,7 +178,7 @@ def draw_diagnostics(by_epoch: Any, folder: Path) -> list[Path]:
         for arm, table in mean_curves(measured, name).items():
             color, dashes = styles[arm]
             look = {"color": color, "linestyle": dashes, "linewidth": means.WIDTH}
-            axes.plot(table.index + 1, table["mean"], label=arm, **look)
+            means.draw_line(axes, table.index + 1, table["mean"], label=arm, **look)
         axes.set_title(title)
         if logarithmic:
             axes.set_yscale("log")
@@ -213,9 +213,8 @@ def draw_best_of_k(curves: Mapping[str, pd.DataFrame], metric: str, folder: Path
         color, dashes = styles[name]
         known = curve.dropna(subset=["mean"])
         k, mean, low, high = (known[column] for column in ("k", "mean", "lo", "hi"))
-        axes.plot(
-            k, mean, color=color, linestyle=dashes, linewidth=means.WIDTH, label=display(name)
-        )
+        look = {"color": color, "linestyle": dashes, "linewidth": means.WIDTH}
+        means.draw_line(axes, k, mean, label=display(name), **look)
         axes.fill_between(k, low, high, color=color, alpha=0.10, linewidth=0)
     # The range contains the means from k = 2 on. The mean at k = 1 can be so bad that the curves
     # would be indistinguishable.

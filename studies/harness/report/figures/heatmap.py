@@ -37,10 +37,11 @@ def draw(evidence: Evidence, parts: Sequence[Cells], folder: Path) -> list[Path]
 
     There is a panel for each optimizer and setting. All panels share one colour scale, on which
     better values are brighter. It is logarithmic if smaller values are better and the means span a
-    decade.
+    decade. If all means are equal, it has one tick, because a range around the value may contain
+    impossible values, such as an accuracy of 200%.
     """
-    arms = [arm for part in parts for arm in part.arms.values()]
-    means = [unit(evidence.metric).scale * arm["mean"] for arm in arms if arm["n"]]
+    arms = [arm for part in parts for arm in part.arms.values() if arm["n"]]
+    means = [unit(evidence.metric).scale * arm["mean"] for arm in arms]
     if not means:
         return []
     norm = _scale(means, higher_is_better(evidence.metric))
@@ -59,6 +60,8 @@ def draw(evidence: Evidence, parts: Sequence[Cells], folder: Path) -> list[Path]
     for axes, part in zip(grid.flat, parts, strict=False):
         image = _panel(axes, evidence, part, norm, colors)
     bar = figure.colorbar(image, ax=grid, shrink=0.9, pad=0.02)
+    if _are_equal(means):
+        bar.set_ticks([means[0]], labels=[unit(evidence.metric).show(arms[0]["mean"])])
     bar.set_label(f"mean {unit(evidence.metric).axis}")
     write_decision(figure, evidence.claims)
     first, second = parts[0].factors
@@ -67,9 +70,17 @@ def draw(evidence: Evidence, parts: Sequence[Cells], folder: Path) -> list[Path]
 
 def _scale(means: Sequence[float], higher: bool) -> Normalize:
     low, high = min(means), max(means)
+    if _are_equal(means):
+        margin = abs(low) or 1.0  # the single value has the colour in the middle of the scale
+        return Normalize(low - margin, low + margin)
     if not higher and low > 0 and high >= DECADE * low:
         return LogNorm(low, high)
-    return Normalize(low, high if high > low else low + (abs(low) or 1.0))
+    return Normalize(low, high)
+
+
+def _are_equal(means: Sequence[float]) -> bool:
+    """Return True if the means are equal except for rounding errors."""
+    return math.isclose(min(means), max(means), rel_tol=1e-9, abs_tol=1e-12)
 
 
 def _panel(axes: Axes, evidence: Evidence, part: Cells, norm: Normalize, colors: str) -> Any:

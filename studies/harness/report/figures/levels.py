@@ -49,6 +49,9 @@ ENDINGS = "diverged or failed"
 OFFSET = 7 / 72  # horizontal distance of the lines of a panel, in inches
 # The axis is logarithmic if the largest level is at least this multiple of the smallest.
 LOG_FROM = 8
+# Levels that are not all positive are evenly spaced if the largest absolute value is more than this
+# multiple of the smallest one that is not zero.
+EVEN_FROM = 100
 
 
 @matplotlib.rc_context(STYLE)
@@ -159,7 +162,8 @@ def _seeds(
     table: Any = evidence.by_seed[[arm["arm"] for arm in arms]]
     moved = _moved(axes, shift + 0.4 * OFFSET)
     for line in unit(evidence.metric).scale * finite(table).to_numpy():
-        axes.plot(x, line, ".-", transform=moved, label="each seed", **SEEDS)
+        if not np.isnan(line).all():
+            axes.plot(x, line, ".-", transform=moved, label="each seed", **SEEDS)
 
 
 def _line(
@@ -174,6 +178,8 @@ def _line(
     """Draw the means with their intervals at the levels that have a result."""
     color, dashes, marker = style
     drawn = [(place, arm) for place, arm in zip(x, arms, strict=True) if arm["n"]]
+    if not drawn:
+        return  # an empty line would have an entry in the legend
     mean = [scale * arm["mean"] for _, arm in drawn]
     ends = [
         [scale * sign * (arm[end] - arm["mean"]) for _, arm in drawn]
@@ -237,12 +243,14 @@ def _moved(axes: Any, inches: float, coordinates: Any = None) -> Any:
 def _positions(axes: Axes, levels: list[Any]) -> list[float]:
     """Return the positions of the levels on the axis and add a tick at each.
 
-    Numbers are drawn to scale; other levels are spaced evenly.
+    Numbers are drawn to scale, unless a logarithmic axis cannot show them and they would lie on one
+    another on a linear axis. Other levels are spaced evenly.
     """
     numbers = are_numbers(levels)
-    x = [float(level) for level in (levels if numbers else range(len(levels)))]
+    to_scale = numbers and not _need_even_spacing([float(level) for level in levels])
+    x = [float(level) for level in (levels if to_scale else range(len(levels)))]
     axes.set_xticks(x, [f"{level:g}" if numbers else str(level) for level in levels])
-    if numbers and min(x) > 0 and max(x) / min(x) >= LOG_FROM:
+    if to_scale and min(x) > 0 and max(x) / min(x) >= LOG_FROM:
         axes.set_xscale("log")
         axes.set_xticks(x, [f"{level:g}" for level in levels])
         axes.xaxis.set_minor_locator(NullLocator())
@@ -254,3 +262,9 @@ def _positions(axes: Axes, levels: list[Any]) -> list[float]:
         margin = 0.12 * (max(x) - min(x)) or 1.0
         axes.set_xlim(min(x) - margin, max(x) + margin)
     return x
+
+
+def _need_even_spacing(levels: Sequence[float]) -> bool:
+    """Return True if levels are not all positive and span more than two decades."""
+    sizes = [abs(level) for level in levels if level]
+    return min(levels) <= 0 and bool(sizes) and max(sizes) > EVEN_FROM * min(sizes)

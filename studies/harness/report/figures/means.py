@@ -22,6 +22,8 @@ DASH = 3  # length of the dashes of lines that lie on others, in line widths
 BAND: Any = {"alpha": 0.13, "linewidth": 0}  # the look of an interval
 FEW_BANDS = 6  # with more bands than this, their overlaps would hide the lines at the usual opacity
 BEYOND = "interval beyond the axis"
+# Smallest range of a linear axis, relative to the largest mean, and the range if all means are 0.
+SMALLEST, RANGE_OF_ZEROS = 0.001, 0.1
 # A linear axis ends at the worst mean after this fraction of the epochs.
 SETTLED = 0.2
 
@@ -70,13 +72,29 @@ def draw_curves(axes: Axes, curves: Sequence[Curve], higher: bool) -> None:
         low, high = (curve.table[end].fillna(mean) for end in ("ci_lo", "ci_hi"))
         axes.fill_between(curve.x, low, high, color=color, **{**BAND, "alpha": opacity})
         look = {"color": color, "linestyle": dashes, "linewidth": WIDTH}
-        axes.plot(curve.x, mean, label=curve.name, **look)
+        draw_line(axes, curve.x, mean, label=curve.name, **look)
+        for i in _without_neighbours(mean):  # the band of a single point has no area
+            ends = float(low.iloc[i]), float(high.iloc[i])
+            axes.vlines(curve.x[i], *ends, color, alpha=0.5, linewidth=WIDTH)
         last = float(low.iloc[-1]), float(high.iloc[-1])
         mark_ends(axes, curve.x[-1], last, color, transform=axes.get_xaxis_transform())
     y, side = (0.03, "bottom") if higher else (0.97, "top")
     font: Any = {"ha": "right", "va": side, "fontsize": 7.5, "color": "0.25", "bbox": BOX}
     text = axes.text(0.98, y, coincide(twins), transform=axes.transAxes, **font)
     text.set_in_layout(False)  # a long text must not change the size of the panels
+
+
+def draw_line(axes: Axes, x: Any, y: Any, **look: Any) -> None:
+    """Draw a line with a marker at each point without a neighbour, which would be invisible."""
+    if alone := _without_neighbours(y):
+        look |= {"marker": "o", "markersize": 3.5, "markevery": alone}
+    axes.plot(x, y, **look)
+
+
+def _without_neighbours(y: Any) -> list[int]:
+    """Return the indices of the finite values next to which there is no other finite value."""
+    known = np.pad(np.isfinite(np.asarray(y, float)), 1)
+    return [int(i) for i in np.flatnonzero(known[1:-1] & ~known[:-2] & ~known[2:])]
 
 
 def mark_ends(
@@ -167,7 +185,8 @@ def set_scale(axes: Axes, tables: Sequence[pd.DataFrame], higher: bool) -> None:
     """Set the range of the vertical axis from the means of all panels that share it.
 
     The axis is logarithmic if smaller values are better, and the means are positive and span a
-    decade. A linear axis contains the best mean, and the means after the first epochs.
+    decade. A linear axis contains the best mean, and the means after the first epochs. If these are
+    almost equal, the axis extends to worse values, and not from positive to negative values.
     """
     if not tables:
         return
@@ -177,6 +196,10 @@ def set_scale(axes: Axes, tables: Sequence[pd.DataFrame], higher: bool) -> None:
         return
     settled = means[means.index >= math.floor(SETTLED * means.index.max())]
     settled = means if settled.empty else settled
-    ends = (settled.min(), means.max()) if higher else (settled.max(), means.min())
-    worst, best = ends[0] + 0.05 * (ends[0] - ends[1]), ends[1] + 0.15 * (ends[1] - ends[0])
-    axes.set_ylim(min(worst, best), max(worst, best) + 1e-9)
+    low, high = (settled.min(), means.max()) if higher else (means.min(), settled.max())
+    smallest = SMALLEST * max(abs(low), abs(high)) or RANGE_OF_ZEROS
+    if higher and high - low < smallest:
+        low = high - smallest if low < 0 or high >= smallest else 0.0
+    high = max(high, low + smallest)
+    below, above = (0.05, 0.15) if higher else (0.15, 0.05)
+    axes.set_ylim(low - below * (high - low), high + above * (high - low))

@@ -24,6 +24,7 @@ STYLE: Any = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8, "axes.edgecolor": "0.3",
     "axes.axisbelow": True, "axes.grid": True, "grid.color": "0.9", "grid.linewidth": 0.6,
     "xtick.color": "0.3", "ytick.color": "0.3", "xtick.labelcolor": "black", "ytick.labelcolor": "black",
+    "axes.formatter.useoffset": False,  # tick labels are values, not differences from an offset
     "pdf.fonttype": 42,  # embed TrueType fonts, so that text can be selected
     "svg.hashsalt": "precond",  # without a salt, the identifiers in the file are random
 }  # fmt: skip
@@ -119,7 +120,8 @@ def write_decision(figure: Figure, decisions: Sequence[Decision]) -> None:
 
 def integer_axis(axes: Axes) -> None:
     """Restrict the ticks of the horizontal axis to integers."""
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    # With fewer than two integers on the axis, the default `min_n_ticks` of 2 adds fractions.
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def lost_words(arms: Sequence[Mapping[Any, Any]]) -> str:

@@ -159,7 +159,7 @@ def _over_targets(times: Times) -> Figure:
     for label, arm, (color, dashes) in _styled(times):
         points = medians[label].dropna()
         look = {"color": color, "linestyle": dashes, "linewidth": means.WIDTH}
-        axes.plot(points.index, points, label=arm, **look)
+        means.draw_line(axes, points.index, points, label=arm, **look)
         if 0 < len(points) < len(grid):
             axes.plot(points.index[-1], points.iloc[-1], **{"color": color, **CENSORED})
             ended = True
