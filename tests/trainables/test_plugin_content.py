@@ -220,6 +220,7 @@ def mine(model, *, lr=0.1):
         ("from math import *", ""),
         ("class A:\n    pass", " * len(A.__subclasses__())"),
         ("def f():\n    import gc\n", ""),
+        ("", " * getattr(mine, '__globals__').get('X', 1)"),
     ],
 )
 def test_a_file_that_reaches_names_as_texts_is_hashed_as_a_whole(
@@ -227,34 +228,6 @@ def test_a_file_that_reaches_names_as_texts_is_hashed_as_a_whole(
 ):
     text = SIMPLE.format(top, inner)
     assert digest(tmp_path, text) != digest(tmp_path, text + "\n# a comment\n")
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        # a subclass that registers itself
-        (
-            "class B:\n    all = []\n    def __init_subclass__(cls):\n        B.all.append(cls)\n",
-            "class C(B):\n    pass\n",
-        ),
-        ("class M(type):\n    pass\nclass B(metaclass=M):\n    pass\n", "class C(B):\n    pass\n"),
-        # a decorator of the file, which may change anything
-        ("def mark(f):\n    return f\n", "@mark\ndef g():\n    pass\n"),
-        # a default that is computed when the file is imported
-        ("def effect():\n    return 1\n", "def g(x=effect()):\n    pass\n"),
-        ("def effect():\n    return 1\n", "X = [effect() for _ in range(2)]\n"),
-        ("def effect():\n    return 1\n", "class C:\n    x = effect()\n"),
-        ("def effect():\n    return 1\n", "for _ in range(2):\n    effect()\n"),
-        ("def effect():\n    return 1\n", "with effect():\n    pass\n"),
-        ("def effect():\n    return 1\n", "def g(x: effect()):\n    pass\n"),
-        ("A = 1\n", "del A\n"),
-        ("A = B = [1]\n", "A, B[0] = 1, 2\n"),
-        ("A = 1\n", "assert A == 1\n"),
-    ],
-)
-def test_code_that_runs_at_the_import_is_part_of_each_hash(before: str, after: str, tmp_path: Path):
-    first, second = SIMPLE.format(before, ""), SIMPLE.format(before + after, "")
-    assert digest(tmp_path, first) != digest(tmp_path, second)
 
 
 def test_a_function_that_is_not_at_the_top_level_hashes_the_whole_file(tmp_path: Path):

@@ -9,8 +9,8 @@ Python cannot be analysed completely. Whatever the analysis does not understand 
 - Statements that can have an effect when the file is imported, such as a call or an assignment to
   an attribute, are part of every hash of the plugin, with everything that they refer to.
 - A module that is imported from the plugin's folder is hashed as a whole.
-- If a file uses code that can reach names as texts (`globals`, `exec`, `import *`
-  and others, see `_is_dynamic`), the bytes of all files are hashed.
+- If a file uses code that can reach names as texts (`globals`, `exec`, `import *`, the text
+  `"__globals__"` and others, see `_is_dynamic`), the bytes of all files are hashed.
 
 Modules from outside the plugin, and data that it reads, are not hashed.
 """
@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from functools import cached_property
 
 from trainables.config import digest
-from trainables.plugins import effects
+from trainables.plugins import bindings, effects
 from trainables.plugins.sources import Source, Sources
 
 DYNAMIC_NAMES = {
@@ -63,8 +63,9 @@ def _used_statements(modules: dict[str, Module], target: Module, function: str) 
     """Return the statements that a function uses, by module, in a form that can be hashed."""
     waiting = [(target.name, number) for number in target.bindings[function]]
     hooks = any(m.has_class_hooks for m in modules.values())
+    reassigned = {name for m in modules.values() for name in bindings.reassigned(m.statements)}
     for m in modules.values():
-        waiting += [(m.name, number) for number in m.statements_with_effects(hooks)]
+        waiting += [(m.name, number) for number in m.statements_with_effects(reassigned, hooks)]
     used: dict[str, set[int]] = defaultdict(set)
     while waiting:
         name, number = waiting.pop()
@@ -109,7 +110,7 @@ class Module:
         """The numbers of the statements that bind a name, by name."""
         numbers: dict[str, list[int]] = defaultdict(list)
         for number, statement in enumerate(self.statements):
-            for name in effects.bound(statement):
+            for name in bindings.bound(statement):
                 numbers[name].append(number)
         return numbers
 
@@ -121,17 +122,19 @@ class Module:
 
     @property
     def has_class_hooks(self) -> bool:
-        """True if a definition of a subclass can run code of the module."""
-        return any(map(effects.is_class_hook, (n for s in self.statements for n in ast.walk(s))))
+        """True if the module mentions a method that runs when a class is defined."""
+        return any(effects.CLASS_HOOKS & {*bindings.texts(s)} for s in self.statements)
 
-    def statements_with_effects(self, subclass_hooks: bool) -> list[int]:
+    def statements_with_effects(self, reassigned: set[str], class_hooks: bool) -> list[int]:
         """Return the numbers of the statements that can have an effect at the import.
 
         Args:
-            subclass_hooks: True if a definition of a subclass can run code of the plugin.
+            reassigned: The names that a module of the plugin may bind again.
+            class_hooks: True if the definition of a class may run code of the plugin.
         """
-        definitions = effects.Definitions(self.statements, self._mentioned, subclass_hooks)
-        return [i for i, s in enumerate(self.statements) if not definitions.only_defines(s)]
+        return effects.Definitions(
+            self.statements, self._mentioned, reassigned, class_hooks
+        ).effects
 
     @cached_property
     def is_dynamic(self) -> bool:
@@ -195,6 +198,8 @@ def _is_dynamic(node: ast.AST) -> bool:
     """Return True if a node can reach names that the code does not mention."""
     if isinstance(node, ast.Name):
         return node.id in DYNAMIC_NAMES
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return bool(DYNAMIC_ATTRIBUTES & {*node.value.split(".")})  # getattr(f, "__globals__")
     if isinstance(node, ast.Attribute):
         return node.attr in DYNAMIC_ATTRIBUTES or (
             # `sys.modules`, but not the method `modules` of a model

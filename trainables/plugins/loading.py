@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.abc
 import importlib.util
@@ -121,6 +122,7 @@ def _import(files: Sources) -> Plugin:
     try:
         with registering(registration):
             modules = [importlib.import_module(finder.full_name(name)) for name in files.modules]
+            _refuse_modules_beside(files)
     except BaseException as error:
         _forget(files, registration)
         if isinstance(error, (Exception, SystemExit)):
@@ -129,6 +131,30 @@ def _import(files: Sources) -> Plugin:
     plugin = Plugin(files, registration.functions, tuple(modules))
     _loaded[files.sha256] = plugin, registration
     return plugin
+
+
+def _refuse_modules_beside(files: Sources) -> None:
+    """Refuse a single file that imports a module from its folder: no key contains its code.
+
+    Raises:
+        PluginError: The file imports such a module.
+    """
+    source = files.files.get("")
+    if source is None or source.package:
+        return
+    for node in (n for s in content.Module("", source).statements for n in ast.walk(s)):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module]
+        for name in names:
+            path = source.path.absolute().parent / f"{name.partition('.')[0]}.py"
+            spec = importlib.util.find_spec(path.stem) if path.is_file() else None
+            if spec and spec.origin and Path(spec.origin).resolve() == path.resolve():
+                raise PluginError(
+                    f"{path.name} lies beside the plugin, and its code would not be part of the "
+                    "keys: put both files into a folder and name the folder with --plugin, with "
+                    f"`from .{path.stem} import ...`"
+                )
 
 
 def _forget(files: Sources, registration: Registration) -> None:
