@@ -125,6 +125,7 @@ UNCHANGED = {
     "another optimizer": ("lr: float = 0.1)", "lr: float = 0.2)"),
     "title of the study": ("Mine and SGD", "Mine beside SGD"),
     "an arm of the study": ('Arm(optimizer="sgd")]', 'Arm(optimizer="adam")]'),
+    "an import of the study": ("import Arm, CurveFigure", "import Arm, Better, CurveFigure"),
     "main block": ("main(STUDY, plugin=__file__)", "main(STUDY, __file__)"),
     "a subclass that nothing uses": ("def moons()", "class New(Base):\n    x = 1\n\n\ndef moons()"),
 }

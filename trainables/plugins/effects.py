@@ -115,7 +115,8 @@ class Definitions:
     def _only_defines(self, node: ast.stmt) -> bool:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             future = isinstance(node, ast.ImportFrom) and node.module == "__future__"
-            return not future and set(bound(node)) <= self._mentioned
+            used = {n for n, path in imported(node) if path.startswith("studies.")}  # by a study
+            return not future and set(bound(node)) <= self._mentioned | used
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             return self._is_plain_function(node)
         if isinstance(node, ast.ClassDef):
