@@ -88,14 +88,19 @@ def parse(
     parser = _Parser(raw)
     take = parser.take
     # Load the plugins first, because other options may name what they register.
-    plugins = tuple(dict.fromkeys(map(Path, raw.get("plugin", ()))))
-    unresolved = _load(plugins) or _unknown_workloads(raw.get("workload"))
+    named = raw.get("plugin", ())
+    plugins = tuple(dict.fromkeys(Path(text) for text in named if usable(text)))
+    parser.errors += [
+        f'--plugin = "{text}": must be a file or a folder' for text in named if not usable(text)
+    ]
+    workload = take("workload", "a workload", str)
+    unresolved = _load(plugins) or _unknown_workloads(workload)
     parser.errors += unresolved
     address = take("address", _ADDRESS, _address, variable="RAY_ADDRESS")
     options = Options(
         **{str(flag.name): bool(raw.get(str(flag.name))) for flag in FLAGS if flag.is_flag},
         seeds=take("seeds", _SEEDS, _seeds),
-        workload=take("workload", "a workload", str),
+        workload=workload,
         epochs=take("epochs", "an integer >= 1", _at_least_one),
         optimizers=take("optimizers", "names", lambda text: text.split(",")),
         only=_levels(parser.pairs("only", "rank=5,10")),
