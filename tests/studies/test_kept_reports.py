@@ -252,7 +252,7 @@ def test_a_report_without_results_does_not_replace_one_with_results(
     assert files(tmp_path) == before
     output = " ".join(capsys.readouterr().out.split())
     assert "None of the 4 planned results exists, so the report was not replaced" in output
-    assert "It shows 6 results" in output
+    assert "Its 6 results belong to an earlier version" in output
 
 
 def test_reports_of_an_earlier_version_are_not_replaced_by_empty_ones(
