@@ -223,7 +223,7 @@ def test_a_dry_run_estimates_the_time_and_writes_nothing(run_studies_command, tm
 
 
 def test_the_estimate_uses_the_loss_of_the_workload():
-    seconds, size = probe(resolve(WORKLOAD, "sgd"), steps=2)
+    seconds, size, _ = probe(resolve(WORKLOAD, "sgd"), steps=2)
     assert 0 < seconds < 0.1 and size > 4 * 38_416
 
 

@@ -234,6 +234,7 @@ def test_report_has_the_results_first_and_everything_else_in_closed_sections(roo
         "Differences from sgd",
         "Differences from the recipe's values",
         "Comparison of the levels",
+        "Preconditioned layers",
         "Protocol",
         "Tuning",
         "Provenance",
@@ -300,7 +301,7 @@ def test_latex_rows_have_as_many_cells_as_columns(root):
         r"\\begin\{tabular\}\{([lr]+)\}\n(.*?)\\end\{tabular\}", text, re.DOTALL
     ):
         rows = [line for line in body.splitlines() if line.endswith(r"\\")]
-        assert len(rows) > 2
+        assert len(rows) > 1  # the header and a row for each result
         assert {len(re.split(r"(?<!\\)&", row)) for row in rows} == {len(columns)}
     assert text.count("{") == text.count("}")
     assert not re.search(

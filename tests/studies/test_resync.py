@@ -62,7 +62,8 @@ def test_sync_sends_everything_once(root: Path):
     # The next study shares the trials of its SGD arm with the first study, and has no report.
     other = replace(study, name="shares", arms=[RANK_STUDY.arms[0], Arm(optimizer="foof")])
     second = list(sync.send_all([study, other, SMALL_PROBE], root, None))
-    assert [str(update.sent) for update in second] == ["nothing new", "nothing new"]
+    # Only the page of the report is new, because the stored report of the first call had no files.
+    assert [str(update.sent) for update in second] == ["1 run sent", "nothing new"]
     client = MlflowClient(tracking_uri=default_uri(root))
     experiment = client.get_experiment_by_name(study.name)
     runs = client.search_runs([experiment.experiment_id])

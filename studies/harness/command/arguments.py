@@ -83,10 +83,11 @@ def _words(flag: click.Parameter, value: Any) -> tuple[list[str], str]:
         if isinstance(value, bool):
             return [option] * value, ""
         return [], f"{_name(flag)} = {value}: must be True or False"
-    if isinstance(value, bytes | Mapping) or value in ([], (), set()):
+    parts = _parts(value)
+    if isinstance(value, bytes | Mapping) or not parts:
         return [], f"{_name(flag)} = {value!r}: must be a value, or a list of values"
     texts = [os.path.expanduser(part) if isinstance(part, os.PathLike | str) else str(part)
-             for part in _parts(value)]  # fmt: skip
+             for part in parts]  # fmt: skip
     if flag.multiple:
         return [f"{option}={text}" for text in texts], ""
     comma = "," if flag.name == "seeds" and _is_collection(value) else ""  # "3," is only seed 3

@@ -74,7 +74,7 @@ def show(report: Report, console: Console) -> None:
     _show_claims(report.claims, console)
     if report.listing is not None:
         # A narrower terminal breaks the lines, so that no column is lost.
-        console.print(table(report.listing), crop=False, soft_wrap=True)
+        console.print(table(report.listing), crop=False)
     lines = [_item(line, console) for line in report.findings[:MAX_FINDINGS]]
     if len(report.findings) > MAX_FINDINGS:
         lines.append(f"  The report has {len(report.findings) - MAX_FINDINGS} more findings.")
