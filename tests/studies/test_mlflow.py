@@ -34,9 +34,9 @@ def test_artifacts_are_found_after_the_output_folder_has_moved(tmp_path: Path, c
     shutil.copytree(root, moved)
     if not copied:
         shutil.rmtree(root)
-    assert not up_to_date(default_uri(moved), ["digest"])
+    assert not up_to_date(default_uri(moved), ["digest"], moved)
     assert list(ui.links(moved, "http://127.0.0.1:5000"))  # as `python -m studies ui` does
-    assert up_to_date(default_uri(moved), ["digest"])
+    assert up_to_date(default_uri(moved), ["digest"], moved)
     client = MlflowClient(tracking_uri=default_uri(moved))
     location = client.get_experiment_by_name(STUDY.name).artifact_location
     assert location == (moved / "mlartifacts").as_uri()
@@ -83,7 +83,7 @@ def test_any_character_may_occur_in_the_path_of_the_output_folder(tmp_path: Path
     root = new_root(tmp_path, name)
     assert sqlite_path(default_uri(root)) == root / "mlflow.db"
     send(root)
-    assert up_to_date(default_uri(root), ["digest"])
+    assert up_to_date(default_uri(root), ["digest"], root)
     assert artifact(root, runs(root, "study")[0], "report.md", tmp_path / "got") == "text"
     assert any("/runs/" in address for _, address in ui.links(root, ""))
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "got"])
@@ -179,7 +179,7 @@ def test_deleted_experiment_is_restored_with_a_line(tmp_path: Path):
     client = MlflowClient(tracking_uri=default_uri(root))
     for background in (False, True):
         client.delete_experiment(client.get_experiment_by_name(STUDY.name).experiment_id)
-        assert not up_to_date(default_uri(root), ["digest"])
+        assert not up_to_date(default_uri(root), ["digest"], root)
         console = Console(file=io.StringIO(), width=200)
         tracking = Tracking([view(root)], Options(out=root), console)
         if background:  # let the thread's update come first

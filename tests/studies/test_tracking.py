@@ -16,6 +16,7 @@ from rich.console import Console
 from studies.harness.design.options import Options, default_uri
 from studies.harness.design.result import Report
 from studies.harness.evidence import ledger
+from studies.harness.evidence.metrics import bounds, step
 from studies.harness.statistics.intervals import summarize
 from studies.harness.tracking import background
 from studies.harness.tracking.background import Tracking, up_to_date
@@ -308,7 +309,9 @@ def test_group_run_has_the_mean_over_completed_seeds(tmp_path, uri, study, runs)
     values = [
         metrics(trial, 1)["test/accuracy"] for trial in trials if trial.arm.optimizer == "nysact-s"
     ]
-    expected, group = summarize(values), groups["nysact-s rank=10"]
+    name, workload = "test/accuracy", trials[0].config.workload
+    expected = summarize(values, step(name, workload), bounds(name))
+    group = groups["nysact-s rank=10"]
     for name in ("mean", "sd", "ci_lo", "ci_hi"):
         assert group.data.metrics[f"{name}/test/accuracy"] == pytest.approx(getattr(expected, name))
     assert group.data.metrics["n"] == 3 and groups["sgd"].data.metrics["n"] == 2

@@ -79,7 +79,11 @@ class Reports:
         ]
         inputs = [inputs for _, inputs in tracked]
         uri = self._options.uri
-        if self._tracking is None and uri is not None and not up_to_date(uri, inputs):
+        if (
+            self._tracking is None
+            and uri is not None
+            and not up_to_date(uri, inputs, self._options.root)
+        ):
             self.start_tracking()
         if self._tracking is not None:
             self._tracking.finish([report for report, _ in tracked], inputs)

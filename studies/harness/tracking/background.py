@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Collection, Sequence
 from contextlib import closing
+from pathlib import Path
 
 from rich.console import Console
 
@@ -92,12 +93,12 @@ class Tracking:
         self._console.print(line, style="yellow", markup=False, soft_wrap=True)
 
 
-def up_to_date(uri: str, inputs: Collection[str]) -> bool:
+def up_to_date(uri: str, inputs: Collection[str], root: Path | None = None) -> bool:
     """Return True if a local database has a run with each of these digests. Does not import mlflow.
 
     Also return False if this is unknown: a digest is empty, or the URI does not name a readable
-    database. Return False, too, if the database has moved with its output folder, so that the next
-    update corrects the paths of the artifacts.
+    database. Return False, too, if the database has moved with its output folder `root`, so that
+    the next update corrects the paths of the artifacts.
     """
     path = sqlite_path(uri)
     if not inputs:
@@ -106,7 +107,7 @@ def up_to_date(uri: str, inputs: Collection[str]) -> bool:
         return False
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", timeout=1, uri=True)) as database:
-            if uri == default_uri(path.parent) and stale(database, path.parent):
+            if root is not None and uri == default_uri(root) and stale(database, root):
                 return False
             return all(database.execute(QUERY, (MARK, mark)).fetchone() for mark in inputs)
     except sqlite3.Error:
