@@ -98,7 +98,7 @@ def refuse_data_parallel(model: nn.Module, name: str) -> None:
 class HessianOptimizer(HandlesScale, Standalone):
     """Base class of optimizers whose `backward(loss)` stores Hessian products for the next step."""
 
-    _model: nn.Module
+    _model: nn.Module | None = None  # None if it was built from parameter groups only
     _products = Shared[Any](None)
 
     def attach(self, model: nn.Module) -> None:
@@ -118,7 +118,7 @@ class HessianOptimizer(HandlesScale, Standalone):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy, and attach it to its model."""
         super().__setstate__(state)
-        if "_model" in vars(self):
+        if self._model is not None:
             self.attach(self._model)
 
     def _differentiate(self, loss: Tensor, parameters: Sequence[Tensor]) -> Sequence[Tensor | None]:
@@ -129,7 +129,8 @@ class HessianOptimizer(HandlesScale, Standalone):
         if not self._has_gradients():
             self._products = None
         included = set(parameters)
-        others = [p for p in self._model.parameters() if p.requires_grad and p not in included]
+        model = () if self._model is None else self._model.parameters()
+        others = [p for p in model if p.requires_grad and p not in included]
         return differentiate(loss, parameters, others)
 
     def _has_gradients(self) -> bool:
