@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from precond import Coverage
 from studies.harness.design import matching
 from studies.harness.design.arms import Trial
-from studies.harness.evidence.claims import Decision
 from trainables.coverage import coverage
+
+if TYPE_CHECKING:  # the module imports pandas and SciPy, which a plan does not need
+    from studies.harness.evidence.claims import Decision
 
 SMALL_SHARE = 0.5  # below this share of the parameters, plans and claims have a warning
 
