@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ray._common import utils
 from rich.console import Console
 
 from precond import HyperparameterError
 from studies.ablation_rank import STUDY
-from studies.harness.cluster import execute, local
+from studies.harness.cluster import execute, sockets
 from studies.harness.command import cli, interrupts, problems, reports, screen
 from studies.harness.command.manage import GROUP
 from studies.harness.command.options import parse
@@ -176,10 +177,11 @@ def test_a_temporary_folder_that_is_too_long_for_rays_sockets_is_refused(
     err = capsys.readouterr().err
     assert not out.exists() and len(err.splitlines()) == 1
     size = 85 + len(f"/ray/session_0000-00-00_00-00-00_000000_{os.getpid()}/sockets/plasma_store")
-    assert f"would have {size} bytes, and the system allows {local.MAX_SOCKET_BYTES}." in err
-    assert f"whose path has at most {85 - size + local.MAX_SOCKET_BYTES} bytes" in err
-    monkeypatch.setenv("TMPDIR", "/tmp/" + (80 - size + local.MAX_SOCKET_BYTES) * "x")
-    assert local.socket_problem() == ""
+    assert f"would have {size} bytes, and the system allows {sockets.MAX_SOCKET_BYTES}." in err
+    assert f"whose path has at most {85 - size + sockets.MAX_SOCKET_BYTES} bytes" in err
+    monkeypatch.setenv("TMPDIR", "/tmp/" + (80 - size + sockets.MAX_SOCKET_BYTES) * "x")
+    assert sockets.socket_problem() == ""
+    assert str(sockets.temporary_folder()) == utils.get_default_ray_temp_dir()
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,15 +18,13 @@ from typing import Any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
-from ray._common import utils
 from ray._private import parameter, ray_constants, services
 from ray.exceptions import RayError
 
+from studies.harness.cluster.sockets import socket_problem
 from trainables.store import StoreError
 
 LOOPBACK = "127.0.0.1"
-# The longest path of a Unix socket: the field `sun_path` without its final zero.
-MAX_SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
 WORKER = Path(__file__).with_name("worker.py")
 
 
@@ -57,21 +54,6 @@ def start(slots: int) -> None:
     except (OSError, RuntimeError, ValueError, RayError) as error:
         why = str(error).partition("\n")[0].rstrip(".")
         raise StoreError(f"Ray did not start on this machine: {why}") from error
-
-
-def socket_problem() -> str:
-    """Return a line if the paths of Ray's sockets are too long for the system, else ""."""
-    folder = Path(utils.get_default_ray_temp_dir())
-    session = f"session_0000-00-00_00-00-00_000000_{os.getpid()}"
-    size = len(os.fsencode(folder / session / "sockets" / "plasma_store"))
-    if size <= MAX_SOCKET_BYTES:
-        return ""
-    longest = len(os.fsencode(folder.parent)) - (size - MAX_SOCKET_BYTES)
-    return (
-        f"Ray cannot use the temporary folder {folder.parent}: the paths of its sockets would have "
-        f"{size} bytes, and the system allows {MAX_SOCKET_BYTES}. Set TMPDIR or RAY_TMPDIR to a "
-        f"folder whose path has at most {longest} bytes, such as /tmp"
-    )
 
 
 @contextmanager

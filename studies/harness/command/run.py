@@ -230,9 +230,9 @@ def _unready(work: Sequence[Work], options: Options, console: Console) -> list[s
     if not any(part.count and part.on_ray for part in work):
         return []
     if not options.address:
-        from studies.harness.cluster import local
+        from studies.harness.cluster.sockets import socket_problem
 
-        return [problem] if (problem := local.socket_problem()) else []
+        return [problem] if (problem := socket_problem()) else []
     from studies.harness.cluster import inspect
 
     banner, problems = inspect.inspect(options.address, options)
