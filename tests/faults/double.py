@@ -20,7 +20,7 @@ from tests.faults.drivers import PATIENCE, options
 from tests.faults.injection import forked
 from trainables.store import lock_generation
 
-LOSER_SECONDS = 3
+LOSER_SECONDS = 10  # about 2 on a fast machine, and 5 on a slow one, mostly for imports
 
 
 def double(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
