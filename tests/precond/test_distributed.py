@@ -379,7 +379,7 @@ def ranks(
     ]
     selected = {item.callspec.params["name"] for item in items if hasattr(item, "callspec")}
     torch.multiprocessing.spawn(run_rank, (str(folder), selected), nprocs=RANKS)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(RANKS)]
 
 
 # ---------------------------------------------------------------------- the tests
