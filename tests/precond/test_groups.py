@@ -376,7 +376,10 @@ WRONG_ARGUMENTS: dict[str, tuple[Callable[..., Any], str]] = {
     "a class": (lambda make, _: make(nn.Linear), "needs the model, not the class Linear"),
     "a keyword": (lambda make, p: make(model=list(p)), "needs the model, not a list"),
     "params only": (lambda make, p: make(params=p, lr=0.1), "needs the model"),
-    "lr": (lambda make, _: make(net(), 0.1), "received also 0.1: pass hyperparameters by name"),
+    "lr": (
+        lambda make, _: make(net(), 0.1),
+        "received 0.1 in addition to the model: pass hyperparameters by name",
+    ),
 }
 
 

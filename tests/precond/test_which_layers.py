@@ -103,7 +103,10 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
         {"": COMPUTED},
     ),
     "an adapter": (Adapter, {"base": "its weight is not trained"}),
-    "scripted": (lambda: torch.jit.script(nn.Linear(WIDTH, WIDTH)), {"": "is not Linear or"}),
+    "scripted": (
+        lambda: torch.jit.script(nn.Linear(WIDTH, WIDTH)),
+        {"": "is not a Linear or Conv2d layer"},
+    ),
     "a normalisation": (
         lambda: nn.LayerNorm(WIDTH),
         {"": "LayerNorm is not a Linear or Conv2d layer"},
