@@ -13,6 +13,7 @@ from precond import groups
 from precond.bank import Bank, make_banks, share_refresh
 from precond.capture import attach, detach
 from precond.controls import Controls
+from precond.counts import counted
 from precond.directions import Directions
 from precond.distributed import check_alike, ranks_of
 from precond.hyperparameters import HyperparameterError
@@ -35,15 +36,20 @@ class Assembled(Controls):
         """Decide which banks record the next forwards."""
         raise NotImplementedError
 
-    def _require_layers(self, layers: Collection[Any]) -> None:
-        """Raise `ValueError` if there is no layer, with the reason for each skipped module."""
+    def _require_layers(self, layers: Collection[Any], error: str) -> None:
+        """Raise `ValueError` if there is no layer, with the reason for each skipped module.
+
+        Args:
+            layers: The layers that can be preconditioned.
+            error: The beginning of the message.
+        """
         if not layers:
             reasons = "".join(
                 f"\n  {n or 'the model'}: {reason}" for n, reason in self._skipped.items()
             )
             raise ValueError(
-                "the model has no trainable Linear or Conv2d layer, so there is nothing to "
-                f"precondition: use a plain optimizer such as torch.optim.SGD{reasons}"
+                f"{error}, so there is nothing to precondition: use a plain optimizer such as "
+                f"torch.optim.SGD{reasons}"
             )
 
     def _clear(self) -> None:
@@ -97,8 +103,8 @@ class Assembled(Controls):
         }
         if foreign := [tuple(p.shape) for p in group_of if p not in self._names]:
             raise ValueError(
-                f"params has {len(foreign)} tensors that the model does not have, with the shapes "
-                f"{foreign}: pass parameters of the model"
+                f"params has {counted(len(foreign), 'tensor')} that the model does not have, with "
+                f"shape {', '.join(map(str, foreign))}: pass parameters of the model"
             )
         places = {f"parameter group of {self._names[p]}": index for p, index in group_of.items()}
         check_alike(self._ranks, {**self.defaults, **places})

@@ -149,7 +149,11 @@ class HessianOptimizer(HandlesScale, Standalone):
         """Return the products and delete them; raise `RuntimeError` if there are none."""
         products, self._products = self._products, None
         if products is None:
-            advice = "call optimizer.backward(loss), not loss.backward()"
+            advice = (
+                "call optimizer.backward(loss), not loss.backward(). In a LightningModule, define "
+                "`def backward(self, loss): precond.backward(loss, "
+                "self.optimizers(use_pl_optimizer=False))`"
+            )
             raise RuntimeError(f"{self.NAME} needs the Hessian at this step: {advice}")
         return products
 

@@ -13,6 +13,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from precond.counts import counted
+
 
 class HyperparameterError(ValueError):
     """One or more hyperparameters are invalid; the message has one line for each."""
@@ -140,9 +142,9 @@ def alike(default: Any) -> Any:
         return _field(default, "an integer", is_integer)
     if isinstance(default, (tuple, list)):
         if all(map(_is_number, default)):
-            return _field(default, f"{len(default)} numbers", _are(_is_number, len(default)))
+            return _field(default, counted(len(default), "number"), _are(_is_number, len(default)))
         parts = [_is_number if _is_number(v) else alike(v).metadata["accepts"] for v in default]
-        allowed = f"{len(default)} values of the types in the default {default!r}"
+        allowed = f"{counted(len(default), 'value')} of the types in the default {default!r}"
         return _field(default, allowed, lambda v: _match(parts, v))
     return _field(default, "a finite number", _is_number)
 

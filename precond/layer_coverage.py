@@ -15,6 +15,8 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from precond.counts import counted
+
 
 @dataclass(frozen=True)
 class Coverage:
@@ -41,8 +43,8 @@ class Coverage:
         return self.parameters / self.total if self.total else 0.0
 
     def __str__(self) -> str:
-        layers = f"{self.layers} of {self.layers + self.skipped} layers"
-        parameters = f"{self.parameters:,} of {self.total:,} parameters"
+        layers = f"{self.layers} of {counted(self.layers + self.skipped, 'layer')}"
+        parameters = f"{self.parameters:,} of {counted(self.total, 'parameter')}"
         return f"preconditions {layers}, {parameters} ({self.share:.1%})"
 
 

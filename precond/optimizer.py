@@ -90,14 +90,14 @@ class Preconditioned(HandlesScale, Assembled):
         self.algorithm: Algorithm[Any] = algorithm
         self._model = model
         layers, self._skipped = find_layers(model)
-        self._require_layers(layers)
+        self._require_layers(layers, "the model has no trainable Linear or Conv2d layer")
         self._options = groups.Options(type(self).__name__, rule, algorithm)
         trainable = [p for p in model.parameters() if p.requires_grad]
         super().__init__(trainable if params is None else params, dict(self._options.defaults))
         self._clear()
         group_of = self._index_groups()
         self._install(self._new_banks(group_of), group_of)
-        self._require_layers(self._layers)
+        self._require_layers(self._layers, "params has no weight of a Linear or Conv2d layer")
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the gradients, and discard the statistics that belong to them.

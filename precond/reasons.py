@@ -10,6 +10,14 @@ from torch import Tensor, nn
 KINDS = (nn.Linear, nn.Conv2d)
 SEPARATE = "call precond.separate_attention(model) before you build the optimizer"
 UNCALLED = f"MultiheadAttention does not call its forward; {SEPARATE}"
+FROZEN = (
+    "its weight did not require a gradient when the optimizer was built: to train it, call "
+    "weight.requires_grad_() and optimizer.add_param_group"
+)
+NOT_GIVEN = (
+    "its weight is not in the parameters of this optimizer: to train it here, pass it in params or "
+    "to optimizer.add_param_group"
+)
 RECURRENT = "to precondition its weights, write the cell with Linear layers"
 ADVICE = {
     nn.RNNBase: RECURRENT,
@@ -38,7 +46,7 @@ def reason_to_skip(
         if parameter is not None and (reason := _reason_of_tensor(parameter)):
             return reason
     if weight not in trained:
-        return "its weight is not trained"
+        return NOT_GIVEN if weight.requires_grad else FROZEN
     if uses[weight] > 1 or (bias is not None and uses[bias] > 1):
         return "its weight or bias belongs to several modules"
     return None

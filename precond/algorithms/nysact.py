@@ -34,6 +34,7 @@ from torch import Tensor
 from precond.algorithm import Algorithm, Card, Curvature, DampedAlgorithm, LayerShape, Signals
 from precond.algorithms.foof import FOOF
 from precond.algorithms.nysact_variants import FACTORS, STATISTICS
+from precond.counts import counted
 from precond.hyperparameters import choice, count
 from precond.parts.factors import LowRank
 from precond.parts.linalg import Outcome
@@ -90,8 +91,8 @@ class NysAct(DampedAlgorithm[SketchedState]):
         if self.rank <= limit:
             return []
         return [
-            f"rank = {self.rank}: the widest layer ({widest}) has {limit} inputs (bias included), "
-            f"use 1..{limit}"
+            f"rank = {self.rank}: the widest layer ({widest}) has "
+            f"{counted(limit, 'input')} (bias included), use 1..{limit}"
         ]
 
     def for_shape(self, shape: LayerShape) -> Algorithm[Any]:

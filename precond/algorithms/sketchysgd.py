@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 from precond import hessian
 from precond.algorithm import Card
+from precond.counts import counted
 from precond.hyperparameters import (
     HyperparameterError,
     Hyperparameters,
@@ -110,7 +111,7 @@ class SketchySGD(hessian.HessianOptimizer):
         size = sum(p.numel() for p in self._parameters())
         if s.rank > size:
             raise HyperparameterError(
-                f"rank = {s.rank}: the optimizer has {size} parameters, use 1..{size}"
+                f"rank = {s.rank}: the optimizer has {counted(size, 'parameter')}, use 1..{size}"
             )
         self.attach(model)
 

@@ -107,9 +107,11 @@ class Observer:
         return {name: torch.linalg.eigvalsh(matrix.double()).flip(-1) for name, matrix in matrices}
 
     def reset(self) -> None:
-        """Discard all data, as if no layer had been called."""
+        """Discard all data, as if no layer had been called. A closed observer stays closed."""
         for bank in self._banks:
+            recording = bank.recording
             bank.reset()
+            bank.recording = recording
 
     def close(self) -> None:
         """Remove the hooks. The covariances remain available."""

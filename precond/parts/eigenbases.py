@@ -49,16 +49,18 @@ def eigenbases(*matrices: Tensor, seen: Tensor | None = None) -> tuple[list[Eige
 
     Returns:
         The bases, and True if all matrices contain data, were decomposed, and are regular. The host
-        reads only this flag. If it is False, a second decomposition computes the bases of the null
-        spaces.
+        reads only this and which stacks have a null space, in one copy. A second decomposition of the
+        stacks that have one computes the bases of the null spaces.
     """
     bases = [_decompose(matrix) for matrix in matrices]
-    problems = [~basis.ok | basis.null.any(-1) for basis in bases]
-    if seen is not None:
-        problems.append(~seen)
-    if torch.stack(problems).any():
-        return [_with_determined_null_space(basis) for basis in bases], False
-    return bases, True
+    problems = [~basis.ok for basis in bases] + ([] if seen is None else [~seen])
+    flags = [*(basis.null.any() for basis in bases), torch.stack(problems).any()]
+    *singular, incomplete = torch.stack(flags).tolist()
+    complete = [
+        _with_determined_null_space(basis) if has_null_space else basis
+        for basis, has_null_space in zip(bases, singular, strict=True)
+    ]
+    return complete, not (incomplete or any(singular))
 
 
 def _decompose(matrix: Tensor) -> Eigenbasis:

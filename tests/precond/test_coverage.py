@@ -183,5 +183,9 @@ def test_the_text_has_thousands_separators_and_the_share():
     assert Coverage(1, 2, 132, 6852).share == 132 / 6852
 
 
+def test_the_text_has_the_singular_for_one_layer_and_one_parameter():
+    assert str(Coverage(1, 0, 1, 1)) == "preconditions 1 of 1 layer, 1 of 1 parameter (100.0%)"
+
+
 def test_the_share_of_no_parameters_is_zero():
     assert Coverage(0, 0, 0, 0).share == 0

@@ -217,7 +217,7 @@ def train_together(
         accumulate_gradients(optimizer, wrapped, (x, y), case.parts, factor, sometimes=sometimes)
         optimizer.step()
     results["end"] = copy_states(model, optimizer)
-    results["table"] = optimizer.diagnostics() if monitor else {}
+    results["table"] = dict(optimizer.diagnostics()) if monitor else {}
     return results
 
 
@@ -244,7 +244,10 @@ def train_alone(
                 optimizer, model, part, 1, sizes[number] / BATCH, sometimes=number == 0
             )
         optimizer.step()
-    return {**copy_states(model, optimizer), "table": optimizer.diagnostics() if monitor else {}}
+    return {
+        **copy_states(model, optimizer),
+        "table": dict(optimizer.diagnostics()) if monitor else {},
+    }
 
 
 def copy_states(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -379,7 +382,7 @@ def ranks(
     ]
     selected = {item.callspec.params["name"] for item in items if hasattr(item, "callspec")}
     torch.multiprocessing.spawn(run_rank, (str(folder), selected), nprocs=RANKS)
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(RANKS)]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]
 
 
 # ---------------------------------------------------------------------- the tests

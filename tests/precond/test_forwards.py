@@ -451,7 +451,7 @@ def test_a_layer_that_is_unfrozen_is_preconditioned_and_saved(name):
 
 def test_foreign_parameters_in_a_new_group_are_refused():
     optimizer = precond.FOOF(make())
-    with pytest.raises(ValueError, match="1 tensors that the model does not have"):
+    with pytest.raises(ValueError, match="1 tensor that the model does not have"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.ones(3))]})
     assert len(optimizer.param_groups) == 1
 

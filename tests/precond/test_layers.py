@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import precond
 from precond.layers import Layer, find_layers
 from precond.parts.rows import ConvRows
+from precond.reasons import FROZEN
 
 PLAIN = [
     {
@@ -226,7 +227,7 @@ def freeze(module: nn.Module, *names: str) -> nn.Module:
 def test_frozen_parameters_are_not_preconditioned():
     """A frozen weight excludes the layer; with a frozen bias, the rows have no bias column."""
     layers, skipped = find_layers(freeze(nn.Linear(3, 2), "weight"))
-    assert (layers, skipped) == ([], {"": "its weight is not trained"})
+    assert (layers, skipped) == ([], {"": FROZEN})
     [layer], _ = find_layers(freeze(nn.Linear(3, 2), "bias"))
     assert (layer.shape.d_in, list(layer.parameters)) == (3, ["weight"])
     rows: Tensor = layer.rows(torch.ones(4, 3), torch.float32).gram()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import precond
+from precond.hessian import TakesLoss
 from precond.registry import REGISTRY
 
 with warnings.catch_warnings():
@@ -34,8 +35,8 @@ pytestmark = [
 ]
 
 
-class Module(lightning.LightningModule):
-    """A small network, an optimizer and a schedule."""
+class Plain(lightning.LightningModule):
+    """A small network, an optimizer and a schedule, with Lightning's own backward."""
 
     def __init__(self, name: str, accumulate: int = 1):
         super().__init__()
@@ -55,11 +56,15 @@ class Module(lightning.LightningModule):
         inputs, labels = batch
         return F.cross_entropy(self.net(inputs), labels)
 
-    def backward(self, loss: Tensor) -> None:
-        precond.backward(loss, self.optimizers(use_pl_optimizer=False))
-
     def weights(self) -> Tensor:
         return torch.cat([p.detach().flatten() for p in self.parameters()])
+
+
+class Module(Plain):
+    """The same with a backward that suits every optimizer."""
+
+    def backward(self, loss: Tensor) -> None:
+        precond.backward(loss, self.optimizers(use_pl_optimizer=False))
 
 
 def batches() -> DataLoader:
@@ -112,6 +117,22 @@ def test_a_run_that_is_resumed_from_a_checkpoint_gives_the_same_weights(name, tm
     trainer().fit(resumed, batches(), ckpt_path=tmp_path / "last.ckpt")
     assert torch.equal(resumed.weights(), expected.weights())
     assert not torch.equal(resumed.weights(), first.weights())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_backward_of_lightning_suits_an_optimizer_or_the_error_has_the_method_to_define(name):
+    module, expected = Plain(name), Module(name)
+    [optimizer], _ = Plain(name).configure_optimizers()
+    if isinstance(optimizer, TakesLoss):
+        with pytest.raises(RuntimeError) as error:
+            trainer().fit(module, batches())
+        text = str(error.value)
+        assert "`def backward(self, loss): precond.backward(loss, self.optimizers(" in text
+        assert "needs the Hessian" in text and "\n" not in text
+    else:
+        trainer().fit(module, batches())
+        trainer().fit(expected, batches())
+        assert torch.equal(module.weights(), expected.weights())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -92,6 +92,16 @@ def test_reset_clears_the_sums_and_close_stops_recording():
     assert not any(module._forward_hooks for module in model.modules())
 
 
+def test_reset_after_close_does_not_record_again():
+    """The backward of a forward before `close` still calls the hooks of the outputs."""
+    model = net()
+    with precond.observe(model, output_gradients=True) as observer:
+        outputs = model(inputs(0))
+    observer.reset()
+    outputs.square().sum().backward()
+    assert not observer.covariances() and not observer.covariances("output_gradients")
+
+
 def test_a_deleted_observer_removes_its_hooks():
     model = net()
     precond.observe(model)

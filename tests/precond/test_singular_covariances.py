@@ -103,6 +103,10 @@ def test_only_stacks_with_a_singular_matrix_are_decomposed_twice(monkeypatch):
     assert sizes == [1, 1, 2, 2]
     for tensor, value in zip(both, expected, strict=True):
         assert torch.equal(tensor[:1], value)
+    [first, _], flag = eigenbases(regular, singular)
+    assert not flag
+    assert sizes == [1, 1, 2, 2, 1, 1, 1]  # the stack of the regular matrix is not decomposed twice
+    assert all(map(torch.equal, first, expected))
 
 
 def test_a_nonfinite_matrix_does_not_affect_its_stack():

@@ -17,6 +17,7 @@ from torch.nn.utils import parametrizations, prune
 
 import precond
 from precond.optimizer import Preconditioned
+from precond.reasons import FROZEN
 from precond.registry import REGISTRY
 
 NAMES = [
@@ -102,7 +103,7 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
         lambda: prune.l1_unstructured(nn.Linear(WIDTH, WIDTH), "weight", 0.3),
         {"": COMPUTED},
     ),
-    "an adapter": (Adapter, {"base": "its weight is not trained"}),
+    "an adapter": (Adapter, {"base": FROZEN}),
     "scripted": (
         lambda: torch.jit.script(nn.Linear(WIDTH, WIDTH)),
         {"": "is not a Linear or Conv2d layer"},
@@ -198,7 +199,7 @@ def test_a_convolution_that_pads_in_its_forward_is_skipped():
     ("layer", "reason"),
     [
         (nn.Linear(4, 3, dtype=torch.complex64), "its parameters are complex64"),
-        (nn.Linear(4, 3).requires_grad_(False), "its weight is not trained"),
+        (nn.Linear(4, 3).requires_grad_(False), "its weight did not require a gradient"),
     ],
 )
 def test_parameters_that_cannot_be_preconditioned_have_a_reason(layer, reason):
@@ -207,6 +208,25 @@ def test_parameters_that_cannot_be_preconditioned_have_a_reason(layer, reason):
     assert optimizer.skipped_layers()["layer"].startswith(reason)
     with pytest.raises(ValueError, match=f"nothing to precondition.*\n.*{reason}"):
         precond.KFAC(layer)
+
+
+def test_a_frozen_layer_and_a_layer_that_another_optimizer_trains_have_different_reasons():
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(3)))
+    model[1].requires_grad_(False)
+    optimizer = precond.FOOF(model, params=model[0].parameters())
+    reasons = optimizer.skipped_layers()
+    assert reasons["1"].startswith("its weight did not require a gradient when the optimizer was")
+    assert reasons["2"].startswith("its weight is not in the parameters of this optimizer")
+    assert all("add_param_group" in reason for reason in reasons.values())
+    for layer in (model[1], model[2]):  # the advice is correct
+        optimizer.add_param_group({"params": layer.requires_grad_().parameters()})
+    assert (optimizer.preconditioned_layers(), optimizer.skipped_layers()) == (["0", "1", "2"], {})
+
+
+def test_parameters_without_a_layer_are_an_error_that_names_params():
+    model = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3))
+    with pytest.raises(ValueError, match=r"^params has no weight of a Linear or Conv2d.*\n  0: .*"):
+        precond.FOOF(model, params=model[1].parameters())
 
 
 def test_lazy_parameters_are_an_error():

@@ -170,10 +170,10 @@ def test_files_without_arrays_are_refused(path: Path, tmp_path: Path):
 
 NAN = numpy.full((100, 5), numpy.nan, "float32")
 CHANGES = [
-    ({"x_train": NAN}, ["x_train has 500 values that are NaN or infinite in float32"]),
+    ({"x_train": NAN}, ["x_train has 500 NaN or infinite values in float32"]),
     (
         {"x_test": numpy.full((40, 5), 1e300)},
-        ["x_test has 200 values that are NaN or infinite in float32"],
+        ["x_test has 200 NaN or infinite values in float32"],
     ),
     (
         {"x_train": numpy.zeros((100, 5), "uint8")},

@@ -570,7 +570,7 @@ def test_invalid_image_folders_are_reported(tmp_path: Path, monkeypatch: pytest.
     for name in CLASSES[1:]:
         for split in ("train", "test"):
             shutil.rmtree(single / split / name)
-    assert "1 classes in train: at least 2 class folders are required" in errors("single")[0]
+    assert "1 class in train: at least 2 class folders are required" in errors("single")[0]
     broken = make_folder(tmp_path / "broken")
     (broken / "train" / "bird" / "000.png").write_bytes(b"")
     assert "000.png: not a readable image (0 bytes)" in errors("broken")[0]

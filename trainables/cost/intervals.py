@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from precond.counts import counted
+
 FEWEST = 6  # with fewer values, even their full range is not a 95% interval of the median
 
 
@@ -30,7 +32,9 @@ def median(values: Sequence[float]) -> Median:
         ValueError: Fewer than `FEWEST` values.
     """
     if len(values) < FEWEST:
-        raise ValueError(f"{len(values)} values: a 95% interval requires at least {FEWEST}")
+        raise ValueError(
+            f"{counted(len(values), 'value')}: a 95% interval requires at least {FEWEST}"
+        )
     ordered, n, k = sorted(values), len(values), 0
     below = 0.0
     while (below := below + math.comb(n, k) / 2**n) <= 0.025:

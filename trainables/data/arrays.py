@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from precond import HyperparameterError
+from precond.counts import counted
 from trainables.data.base import Loading, Source
 from trainables.data.paths import Stamp, unreadable_path, user_file
 from trainables.data.tensors import TensorData
@@ -142,7 +143,7 @@ def _converted(arrays: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             values = numpy.ascontiguousarray(array, "int64" if is_labels else "float32")
         converted[key] = values
         if not is_labels and (count := int((~numpy.isfinite(values)).sum())):
-            errors.append(f"{key} has {count} values that are NaN or infinite in float32")
+            errors.append(f"{key} has {counted(count, 'NaN or infinite value')} in float32")
     return converted, errors
 
 
@@ -162,7 +163,7 @@ def _shape_problems(arrays: Mapping[str, Any]) -> list[str]:
             rule = "int64 [n], or floating-point [n] or [n, outputs]"
             errors.append(f"y_{part} has shape {list(y.shape)}: must be {rule}, and not empty")
         elif x.size and len(x) != len(y):
-            errors.append(f"x_{part} has {len(x)} examples, but y_{part} has {len(y)}")
+            errors.append(f"x_{part} has {counted(len(x), 'example')}, but y_{part} has {len(y)}")
     return errors or _difference_problems(arrays)
 
 

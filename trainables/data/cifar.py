@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from precond.counts import counted
 from trainables.data.base import Data, DataError, Loading, Source
 from trainables.data.cache import Pairs, arrays, stamp
 from trainables.data.device import small_images
@@ -59,7 +60,8 @@ class Cifar(Source):
         if not path.is_file():
             return missing(path, self.name, self.archive)
         if path.stat().st_size < images * IMAGE_BYTES:
-            sizes = f"{path.stat().st_size} bytes, {images} images need {images * IMAGE_BYTES}"
+            size = counted(path.stat().st_size, "byte")
+            sizes = f"{size}, {images:,} images need {images * IMAGE_BYTES:,}"
             return f"{path}: short file ({sizes}). Delete it and run {command_with('--download')}"
         if verify and (actual := checksum(path, "md5")) != md5:
             return mismatch(path, md5, actual)

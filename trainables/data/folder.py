@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from precond import HyperparameterError
+from precond.counts import counted
 from trainables.data.base import Data, DataError, Images, Loading, Source
 from trainables.data.cache import arrays, stamp
 from trainables.data.device import small_images
@@ -64,7 +65,8 @@ def split_problems(
     for files, (split, count) in zip((train, test), expected.items(), strict=True):
         actual = len(files), len(set(files.labels))
         if actual != (count, classes):
-            counts = f"{actual[0]} images in {actual[1]} classes, not {count} in {classes}"
+            images, folders = counted(actual[0], "image"), counted(actual[1], "class", "classes")
+            counts = f"{images} in {folders}, not {count:,} in {classes:,}"
             problems.append(f"{folder / split}: {counts}. {advice}")
     return problems or (unreadable([*train.paths, *test.paths]) if verify else [])
 
@@ -249,7 +251,9 @@ def _image_folder(path: str, folder: Path) -> ImageFolder:
         f"class {name} is in {splits[1]}, not in train" for name in test_names if name not in names
     ]
     if len(names) < 2:
-        errors.append(f"{len(names)} classes in train: at least 2 class folders are required")
+        errors.append(
+            f"{counted(len(names), 'class', 'classes')} in train: at least 2 class folders are required"
+        )
     _raise_errors(path, errors)
     train, test = (list_images(folder / split, names) for split in splits)
     labels_of = dict(zip(splits, (set(train.labels), set(test.labels)), strict=True))

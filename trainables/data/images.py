@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from precond.counts import counted
 from trainables.data.base import DataError
 from trainables.data.cache import Pairs
 
@@ -79,7 +80,7 @@ def read_image(path: str) -> Any:
         return Image.open(io.BytesIO(content)).convert("RGB")
     except Exception as error:  # PIL raises about a dozen types of exceptions
         raise DataError(
-            f"{path}: not a readable image ({len(content)} bytes). Restore or remove it"
+            f"{path}: not a readable image ({counted(len(content), 'byte')}). Restore or remove it"
         ) from error
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from precond import HyperparameterError
+from precond.counts import counted
 from trainables.data.base import Loading, Source
 from trainables.data.paths import Stamp, unreadable_path, user_file
 from trainables.data.tensors import TensorData
@@ -139,6 +140,6 @@ def _read(name: str, path: str, stamp: Stamp) -> Text:
     except OSError as error:
         raise unreadable_path(name, path, error) from error
     if len(text.strip()) < MIN_CHARACTERS:
-        count = f"{len(text.strip())} characters without surrounding white space"
+        count = f"{counted(len(text.strip()), 'character')} without surrounding white space"
         raise HyperparameterError(f"{name}: {file}: {count}: must be at least {MIN_CHARACTERS}")
     return _source(name, text, hashlib.sha256(content).hexdigest())

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from torch import nn
 
 from precond import HyperparameterError
+from precond.counts import counted
 from precond.hyperparameters import nearest
 from trainables.models.language import gpt
 from trainables.models.large import densenet121, resnet50, vit_s16
@@ -81,7 +82,9 @@ class Model:
             return [f"{name} requires images, but the inputs are vectors; choose {models}"]
         errors = []
         if self.channels not in (None, fit.channels):
-            difference = f"{self.channels} channels, but these images have {fit.channels}"
+            difference = (
+                f"{counted(self.channels, 'channel')}, but these images have {fit.channels}"
+            )
             errors.append(f"{name} requires images with {difference}")
         if self.size not in (None, fit.size):
             errors.append(f"resolution = {fit.size}: must be {self.size} for {name}")
