@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,6 @@ from torch.utils._pytree import tree_leaves
 
 from trainables.metrics import ACCURACY, LOSS, MSE, PERPLEXITY, PIXEL_ACCURACY, Metric
 
-Function = Callable[[Any, Any], Any]  # of the outputs of a model and the targets of a batch
 IGNORED = -100  # a target with this value is no unit, as in torch.nn.functional.cross_entropy
 
 
@@ -148,7 +147,7 @@ class Regression(Task):
         """Return the reason why targets do not suit the task, or an empty text."""
         if isinstance(targets, Tensor) and targets.is_floating_point() and targets.dim() > 1:
             return ""
-        return _described(targets, "targets", "[n, outputs] and floating-point")
+        return described(targets, "targets", "[n, outputs] and floating-point")
 
 
 class Reconstruction(Regression):
@@ -230,67 +229,6 @@ class Segmentation(_PerUnit):
         return _wrong_tensor(targets, torch.int64, 3, "labels", "[n, height, width] int64")
 
 
-class UserLoss(Task):
-    """A plugin's loss, without other metrics.
-
-    Args:
-        function: Returns the mean loss over the examples of a batch, given the outputs of the model
-            and the targets: a scalar, or a dictionary with a scalar `loss`.
-    """
-
-    name = "the plugin's loss"
-    metrics = ()
-
-    def __init__(self, function: Function):
-        self._function = function
-
-    def loss(self, outputs: Any, targets: Any, smoothing: float = 0.0) -> Tensor:
-        """Return the plugin's loss.
-
-        Raises:
-            TypeError: The loss is not a scalar.
-        """
-        loss = self._function(outputs, targets)
-        loss = loss["loss"] if isinstance(loss, Mapping) else loss
-        if not isinstance(loss, Tensor) or loss.dim() > 0 or not loss.is_floating_point():
-            rule = "a floating-point scalar, or a dictionary with such a `loss`"
-            raise TypeError(_described(loss, "the loss", rule))
-        return loss
-
-    def loss_sum(self, outputs: Any, targets: Any) -> Tensor:
-        """Return the plugin's mean loss times the number of examples."""
-        return self.loss(outputs, targets).double() * self.units(targets)
-
-
-class WithMetrics(Task):
-    """A task whose metrics are those of a plugin.
-
-    Args:
-        task: The task.
-        metrics: Functions of the outputs of the model and the targets, by metric. They return a
-            mean over the units of a batch.
-    """
-
-    def __init__(self, task: Task, metrics: Mapping[Metric, Function]):
-        self._task, self._functions = task, tuple(metrics.values())
-        self.metrics, self.name, self.mixes_labels = tuple(metrics), task.name, task.mixes_labels
-        self.targets, self.units, self.problems = task.targets, task.units, task.problems
-
-    def loss(self, outputs: Any, targets: Any, smoothing: float = 0.0) -> Tensor:
-        """Return the loss of the task."""
-        return self._task.loss(outputs, targets, smoothing)
-
-    def loss_sum(self, outputs: Any, targets: Any) -> Tensor:
-        """Return the sum of the loss of the task."""
-        return self._task.loss_sum(outputs, targets)
-
-    def measures(self, outputs: Any, targets: Any) -> Tensor:
-        """Return each metric times the number of units."""
-        device, units = tree_leaves(targets)[0].device, self.units(targets)
-        values = [torch.as_tensor(f(outputs, targets), device=device) for f in self._functions]
-        return torch.stack([value.double() * units for value in values])
-
-
 CLASSIFICATION, REGRESSION, RECONSTRUCTION = Classification(), Regression(), Reconstruction()
 NEXT_TOKEN, SEGMENTATION = NextToken(), Segmentation()
 TASKS: Mapping[str, Task] = {
@@ -306,10 +244,11 @@ TASKS: Mapping[str, Task] = {
 def _wrong_tensor(value: Any, dtype: torch.dtype, dims: int, noun: str, rule: str) -> str:
     if isinstance(value, Tensor) and value.dtype == dtype and value.dim() == dims:
         return ""
-    return _described(value, noun, rule)
+    return described(value, noun, rule)
 
 
-def _described(value: Any, noun: str, rule: str) -> str:
+def described(value: Any, noun: str, rule: str) -> str:
+    """Return an error in the kind of a value, with the rule."""
     kind = type(value).__name__
     if isinstance(value, Tensor):
         kind = f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')}"

@@ -14,6 +14,7 @@ import torch
 from trainables import train, workloads
 from trainables.config import TrialConfig
 from trainables.data import Loading
+from trainables.descent import schedule
 from trainables.store import TrialStore
 from trainables.train import Trainer, epochs
 
@@ -176,11 +177,11 @@ def test_a_trial_fails_after_three_lost_workers(tmp_path: Path, config: TrialCon
 
 
 def test_cosine_and_constant_schedules():
-    cosine = train.schedule("cosine", 10)
+    cosine = schedule("cosine", 10)
     assert [cosine(0), cosine(5), cosine(10)] == pytest.approx([1, 0.5, 0])
-    assert train.schedule("constant", 10)(7) == 1
+    assert schedule("constant", 10)(7) == 1
     with pytest.raises(ValueError, match="cosine or constant"):
-        train.schedule("cosin", 10)
+        schedule("cosin", 10)
 
 
 def test_resolve_reports_every_error(config: TrialConfig):

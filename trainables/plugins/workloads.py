@@ -15,8 +15,9 @@ from trainables.metrics import LOSS, METRICS, Metric
 from trainables.models import Model
 from trainables.plugins.data import PluginTensors, PluginWorkload, Tensors
 from trainables.plugins.registration import PluginError, is_script, register
+from trainables.plugins.tasks import Function, UserLoss, WithMetrics
 from trainables.recipes import Recipe
-from trainables.tasks import TASKS, Function, Task, UserLoss, WithMetrics
+from trainables.tasks import TASKS, Task
 
 VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
