@@ -156,6 +156,22 @@ def optional(field: Any) -> Any:
     return _field(field.default, f"{allowed}, or None", lambda v: v is None or accepts(v), **data)
 
 
+KINDS: Mapping[type, tuple[str, Callable[[Any], bool]]] = {
+    float: ("a finite number", _is_number),
+    int: ("an integer", is_integer),
+    bool: ("true or false", lambda v: isinstance(v, bool)),
+    str: ("a text", lambda v: isinstance(v, str)),
+}
+"""The types of hyperparameters: what is allowed, and a predicate."""
+
+
+def none_or(*kinds: type) -> Any:
+    """Return a field whose default is None, for values of these keys of `KINDS` or None."""
+    allowed = " or ".join(KINDS[kind][0] for kind in kinds)
+    accepts = [KINDS[kind][1] for kind in kinds]
+    return optional(_field(None, allowed, lambda v: any(accepted(v) for accepted in accepts)))
+
+
 def known_names() -> set[str]:
     """Return the names of all hyperparameters of all classes that have been imported."""
     kinds, names = [Hyperparameters], set()

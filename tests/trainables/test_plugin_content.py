@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from trainables import plugins
+from trainables.plugins import packages
 from trainables.plugins.content import code_hash_of
 from trainables.plugins.sources import read
+from trainables.workloads import resolve
+
+ROOT = Path(__file__).parents[2]
 
 FILE = '''"""An optimizer, a workload and a study."""
 
@@ -297,3 +302,75 @@ def test_an_annotation_that_is_a_text_mentions_names(tmp_path: Path):
     top = "from dataclasses import dataclass\nA = {}\n@dataclass\nclass B:\n    x: 'list[A]'\n"
     first, second = (SIMPLE.format(top.format(n), " * B(1).x") for n in (1, 2))
     assert digest(tmp_path, first) != digest(tmp_path, second)
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Install a package that a plugin can import; the function sets its version."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "patches_torch.py").write_text("")
+    information = site / "patches_torch-1.dist-info"
+    information.mkdir()
+    (information / "top_level.txt").write_text("patches_torch\n")
+    monkeypatch.syspath_prepend(site)
+
+    def install(version: str) -> None:
+        text = f"Metadata-Version: 2.1\nName: patches-torch\nVersion: {version}\n"
+        (information / "METADATA").write_text(text)
+        packages.distributions.cache_clear()
+
+    install("1.0")
+    yield install
+    packages.distributions.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("top", "inner", "changes"),
+    [
+        ("import patches_torch", "", True),  # no name of it is used
+        ("if torch:\n    import patches_torch", "", True),
+        ("def f():\n    from patches_torch import x\n    return x", " * f()", True),
+        ("def f():\n    from patches_torch import x\n    return x", "", False),  # does not run
+        ("import patches_torch", " * eval('2')", True),
+        ("if __name__ == '__main__':\n    import patches_torch", "", False),
+        ("", "", False),
+    ],
+)
+def test_the_hash_covers_the_version_of_an_installed_package(
+    top: str, inner: str, changes: bool, tmp_path: Path, package: Callable[[str], None]
+):
+    text = SIMPLE.format(top, inner)
+    first = digest(tmp_path, text)
+    package("1.1")
+    assert (digest(tmp_path, text) != first) is changes
+    package("1.0")
+    assert digest(tmp_path, text) == first
+
+
+def test_a_copy_for_another_version_of_a_package_is_refused(
+    tmp_path: Path, package: Callable[[str], None]
+):
+    path = tmp_path / "mine.py"
+    path.write_text(SIMPLE.format("import patches_torch", ""))
+    plugins.write_copy(path, tmp_path)
+    config = resolve("digits/mlp", "mine")
+    plugins.unregister()
+    package("1.1")
+    with pytest.raises(
+        plugins.PluginError, match="the version of a package that it imports, differs"
+    ):
+        plugins.load_copies(tmp_path, config)
+    package("1.0")
+    plugins.load_copies(tmp_path, config)
+    plugins.unregister()
+
+
+def test_the_versions_of_packages_that_the_project_requires_are_in_no_hash():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    required = [*project["dependencies"], *extras["studies"], *extras["peers"]]
+    renamed = {"scikit_learn": "sklearn", "pyyaml": "yaml"}
+    names = [re.split(r"[^\w-]", line)[0].replace("-", "_") for line in required]
+    assert {renamed.get(name, name) for name in names} <= packages.REQUIRED
+    assert packages.versions(["torch", "sklearn", "numpy", "json", "studies", "no_such"]) == {}

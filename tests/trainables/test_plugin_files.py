@@ -58,6 +58,12 @@ SIGNATURES = {
     "model, *, lr=torch.tensor(0.1)": ("the default of lr is tensor(0.1000): must be a finite",),
     "model, *, lr=float('inf')": ("the default of lr is inf: must be a finite number",),
     "model, *, lr=((1, 2), 3)": ("the default of lr is ((1, 2), 3): must be",),
+    "model, *, clip=None": (
+        "the default of clip is None, so its annotation must contain the type of its values",
+        "write `clip: float | None = None`",
+    ),
+    "model, *, clip: list | None = None": ("write `clip: float | None = None`",),
+    "model, clip=None": ("write `def f(model, *, clip: float | None = None)`",),
     "model, *, params=()": ("params receives the parameter groups, so its default must be None",),
 }
 
@@ -74,13 +80,35 @@ def test_a_parameter_that_cannot_be_a_hyperparameter_is_refused(parameters: str,
 
 
 def test_plain_values_and_tuples_are_defaults_of_hyperparameters(tmp_path: Path):
-    parameters = "model, /, *, a=1, b=0.5, c='x', d=True, e=None, f=(0.9, 0.99), g=('x', 1), h=()"
+    parameters = "model, /, *, a=1, b=0.5, c='x', d=True, e: bool | None = None, f=(0.9, 0.99), g=('x', 1), h=()"
     plugins.load(write(tmp_path / "f.py", f"@optimizer\ndef f({parameters}){BODY}"))
     assert list(precond.defaults("f")) == list("abcdefgh")
     assert precond.check("f", {"f": (0.5, 0.6), "g": ["y", 2]}) == []
     assert precond.check("f", {"f": 0.5, "g": (1, "y")}) == [
         "f = 0.5: must be 2 numbers",
         "g = (1, 'y'): must be 2 values of the types in the default ('x', 1)",
+    ]
+
+
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_the_annotation_of_a_parameter_with_the_default_none_is_its_type(
+    quote: str, tmp_path: Path
+):
+    declared = {"a": "float | None", "b": "Optional[int]", "c": "int | str | None"}
+    declarations = [f"{name}: {quote}{kind}{quote} = None" for name, kind in declared.items()]
+    declarations.append(f"d: {quote}float | None{quote} = 0.5")
+    code = (
+        f"from typing import Optional\n\n\n@optimizer\ndef f(model, *, {', '.join(declarations)})"
+    )
+    plugins.load(write(tmp_path / "f.py", code + BODY))
+    assert precond.defaults("f") == {"a": None, "b": None, "c": None, "d": 0.5}
+    assert precond.check("f", {"a": 0.5, "b": 2, "c": "x", "d": None}) == []
+    assert precond.check("f", {"a": None, "b": None, "c": 1, "d": 1}) == []
+    assert precond.check("f", {"a": "x", "b": 0.5, "c": 0.5, "d": "x"}) == [
+        "a = 'x': must be a finite number, or None",
+        "b = 0.5: must be an integer, or None",
+        "c = 0.5: must be an integer or a text, or None",
+        "d = 'x': must be a finite number, or None",
     ]
 
 

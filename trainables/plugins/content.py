@@ -12,7 +12,8 @@ Python cannot be analysed completely. Whatever the analysis does not understand 
 - If a file uses code that can reach names as texts (`globals`, `exec`, `import *`, the text
   `"__globals__"` and others, see `_is_dynamic`), the bytes of all files are hashed.
 
-Modules from outside the plugin, and data that it reads, are not hashed.
+Of the installed packages that the code imports, the versions are hashed (`packages.py`). All other
+modules from outside the plugin, and data that it reads, are not hashed.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from __future__ import annotations
 import ast
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 
 from trainables.config import digest
-from trainables.plugins import bindings, effects
+from trainables.plugins import bindings, effects, packages
 from trainables.plugins.sources import Source, Sources
 
 DYNAMIC_NAMES = {
@@ -39,7 +40,7 @@ DYNAMIC_MODULES = {"importlib", "inspect", "runpy", "gc", "builtins", "pkgutil",
 
 
 def code_hash_of(files: Sources, module: str, function: str) -> str:
-    """Return the SHA-256 of the code that a registered function uses.
+    """Return the SHA-256 of the code and the versions of packages that a registered function uses.
 
     Args:
         files: The plugin.
@@ -49,18 +50,40 @@ def code_hash_of(files: Sources, module: str, function: str) -> str:
     """
     try:
         modules = {name: Module(name, source) for name, source in files.files.items()}
-        if any(m.is_dynamic for m in modules.values()):
-            return files.sha256
         target = modules.get(module)
-        if target is None or function not in target.functions:
-            return files.sha256
-        return digest(_used_statements(modules, target, function))
+        dynamic = any(m.is_dynamic for m in modules.values())
+        if dynamic or target is None or function not in target.functions:
+            used = {name: set(range(len(m.statements))) for name, m in modules.items()}
+            code = files.sha256
+        else:
+            used = _used_statements(modules, target, function)
+            code = digest(
+                [
+                    [name, [_canonical(modules[name].statements[i]) for i in sorted(numbers)]]
+                    for name, numbers in sorted(used.items())
+                ]
+            )
     except (SyntaxError, ValueError, RecursionError):
         return files.sha256
+    versions = packages.versions(_imported_packages(modules, used))
+    return digest([code, versions]) if versions else code
 
 
-def _used_statements(modules: dict[str, Module], target: Module, function: str) -> list[object]:
-    """Return the statements that a function uses, by module, in a form that can be hashed."""
+def _imported_packages(modules: dict[str, Module], used: Mapping[str, set[int]]) -> set[str]:
+    """Return the packages that are imported with the plugin, or by the statements that are used."""
+    return {
+        package
+        for name, module in modules.items()
+        for number, statement in enumerate(module.statements)
+        if number in used.get(name, ()) or not isinstance(statement, bindings.DEFINITIONS)
+        for package in packages.imports(statement)
+    }
+
+
+def _used_statements(
+    modules: dict[str, Module], target: Module, function: str
+) -> dict[str, set[int]]:
+    """Return the numbers of the statements that a function uses, by module."""
     waiting = [(target.name, number) for number in target.bindings[function]]
     hooks = any(m.has_class_hooks for m in modules.values())
     reassigned = {name for m in modules.values() for name in bindings.reassigned(m.statements)}
@@ -76,10 +99,7 @@ def _used_statements(modules: dict[str, Module], target: Module, function: str) 
         waiting += [(name, i) for text in module.names[number] for i in module.bindings[text]]
         for other in module.imported(number, set(modules)):
             waiting += [(other, i) for i in range(len(modules[other].statements))]
-    return [
-        [name, [_canonical(modules[name].statements[i]) for i in sorted(numbers)]]
-        for name, numbers in sorted(used.items())
-    ]
+    return used
 
 
 class Module:

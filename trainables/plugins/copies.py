@@ -82,7 +82,8 @@ def _load_copy(root: Path, digest: str) -> None:
     files = sources.read(copy)
     valid = files.sha256 == name.removesuffix(".py")
     if not valid or content.code_hash_of(files, module, function) != digest:
-        raise PluginError(f"{copy}: the copy differs from the trial's plugin; {advice}")
+        reason = "the copy, or the version of a package that it imports, differs from the trial's"
+        raise PluginError(f"{copy}: {reason} plugin; {advice}")
     load(copy)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import importlib.abc
 import importlib.util
@@ -15,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from trainables.plugins import content, sources
+from trainables.plugins import content, packages, sources
 from trainables.plugins.registration import (
     Function,
     PluginError,
@@ -121,7 +120,7 @@ def _import(files: Sources) -> Plugin:
     sys.meta_path.insert(0, finder)  # for good, because functions of a folder's modules can import
     try:
         with registering(registration):
-            modules = [importlib.import_module(finder.full_name(name)) for name in files.modules]
+            modules = [importlib.import_module(files.full_name(name)) for name in files.modules]
             _refuse_modules_beside(files)
     except BaseException as error:
         _forget(files, registration)
@@ -134,27 +133,40 @@ def _import(files: Sources) -> Plugin:
 
 
 def _refuse_modules_beside(files: Sources) -> None:
-    """Refuse a single file that imports a module from its folder: no key contains its code.
+    """Refuse absolute imports from the folder of a file: no key contains the imported code.
 
     Raises:
-        PluginError: The file imports such a module.
+        PluginError: A file imports such a module or package.
     """
-    source = files.files.get("")
-    if source is None or source.package:
-        return
-    for node in (n for s in content.Module("", source).statements for n in ast.walk(s)):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [node.module]
-        for name in names:
-            path = source.path.absolute().parent / f"{name.partition('.')[0]}.py"
-            spec = importlib.util.find_spec(path.stem) if path.is_file() else None
-            if spec and spec.origin and Path(spec.origin).resolve() == path.resolve():
-                raise PluginError(
-                    f"{path.name} lies beside the plugin, and its code would not be part of the "
-                    "keys: put both files into a folder and name the folder with --plugin, with "
-                    f"`from .{path.stem} import ...`"
-                )
+    imported = {n: s for n, s in files.files.items() if files.full_name(n) in sys.modules}
+    for module, source in imported.items():
+        folder = source.path.absolute().parent
+        statements = content.Module(module, source).statements
+        for name in {n for s in statements for n in packages.imports(s)} - packages.PROJECT:
+            if packages.lies_in(name, folder):
+                raise PluginError(_advice(name, files))
+
+
+def _advice(name: str, files: Sources) -> str:
+    """Return what to do if a plugin imports a module or package that lies beside its file."""
+    module = f"from .{name} import ..."
+    if files.path.is_dir():
+        return (
+            f"{name} lies in the folder of the plugin, but it is imported from outside, and its code "
+            f"would not be part of the keys: write `{module}`"
+        )
+    beside = files.path.absolute().parent / name
+    subfolder = beside.is_dir()
+    init = (
+        f", create {name}/__init__.py"
+        if subfolder and not (beside / "__init__.py").exists()
+        else ""
+    )
+    return (
+        f"{name if subfolder else f'{name}.py'} lies beside the plugin, and its code would not be part "
+        f"of the keys: give the folder as the plugin (put both into a folder{init}, name the folder "
+        f"with --plugin, and write `{module}`)"
+    )
 
 
 def _forget(files: Sources, registration: Registration) -> None:
@@ -175,10 +187,6 @@ class _Finder(importlib.abc.MetaPathFinder):
 
     def __init__(self, files: Sources):
         self._files = files
-
-    def full_name(self, module: str) -> str:
-        """Return the name of a module in `sys.modules`."""
-        return f"{self._files.package}.{module}" if module else self._files.package
 
     def serves(self, files: Sources) -> bool:
         """Return True if the modules of these files would be found."""
@@ -225,6 +233,11 @@ def _message(error: BaseException, files: Sources) -> str:
     places = [f"{paths[name]}, line {line}" for name, line in lines if name in paths]
     kind = "" if isinstance(error, PluginError) else f"{type(error).__name__}: "
     text = error.msg if isinstance(error, SyntaxError) else str(error).partition("\n")[0]
-    if isinstance(error, ModuleNotFoundError) and error.name in files.files and error.name:
-        text += f"; write `from . import {error.name}` or `from .{error.name} import ...`"
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        name = error.name.partition(".")[0]
+        beside = files.path.absolute().parent / name
+        if error.name in files.files:
+            text += f"; write `from . import {error.name}` or `from .{error.name} import ...`"
+        elif files.path.is_file() and (beside.is_dir() or beside.with_suffix(".py").is_file()):
+            text += f"; {_advice(name, files)}"
     return f"{places[-1] if places else files.path}: {kind}{text}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import types
+import typing
 from collections.abc import Callable, Sequence
 from inspect import Parameter
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from precond.hyperparameters import alike, problems
+from precond.hyperparameters import KINDS, alike, none_or, optional, problems
 from precond.registry import REGISTRY, Entry
 from trainables.plugins.registration import PluginError, is_script, register
 
@@ -24,8 +26,9 @@ def optimizer(build: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
 
     The optimizer's name is the function's name with `-` in place of `_`. The function takes a model
     and keyword-only hyperparameters: `def signsgd(model, *, lr=0.01)`. Each has a default (a
-    number, a text, a bool, None or a tuple of these), whose type is that of its values. If there is
-    a keyword-only parameter `params=None`, it receives the parameter groups of a trial that exempts
+    number, a text, a bool, None or a tuple of these), whose type is that of its values. If the
+    default is None, the annotation has the type: `clip: float | None = None`. If there is a
+    keyword-only parameter `params=None`, it receives the parameter groups of a trial that exempts
     some parameters from weight decay.
 
     Raises:
@@ -34,11 +37,12 @@ def optimizer(build: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
     if is_script(build):
         return build
     name = build.__name__.replace("_", "-")
-    parameters = list(inspect.signature(build).parameters.values())
+    names = getattr(build, "__globals__", {})
+    parameters = [_evaluated(p, names) for p in inspect.signature(build).parameters.values()]
     if error := _signature_error(build.__name__, parameters):
         raise PluginError(f"{name}: {error}")
     takes_groups = any(p.name == GROUPS for p in parameters)
-    fields = [(p.name, Any, alike(p.default)) for p in parameters[1:] if p.name != GROUPS]
+    fields = [(p.name, Any, _field(p)) for p in parameters[1:] if p.name != GROUPS]
     kind = dataclasses.make_dataclass(
         name, fields, frozen=True, kw_only=True, namespace={"problems": problems}
     )
@@ -54,6 +58,33 @@ def optimizer(build: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
     digest = register(name, build, name in REGISTRY)
     REGISTRY[name] = Entry(build_from_model, (kind,), plugin=digest)
     return build
+
+
+def _evaluated(parameter: Parameter, names: dict[str, Any]) -> Parameter:
+    """Return a parameter whose annotation is not a text; it has none if it cannot be evaluated."""
+    if not isinstance(parameter.annotation, str):
+        return parameter
+    holder = type("Holder", (), {"__annotations__": {"value": parameter.annotation}})
+    try:
+        annotation = typing.get_type_hints(holder, names)["value"]
+    except Exception:  # for example a name that only type checkers import
+        annotation = Parameter.empty
+    return parameter.replace(annotation=annotation)
+
+
+def _types(parameter: Parameter) -> set[Any]:
+    """Return the types of an annotation such as `float | None`."""
+    annotation = parameter.annotation
+    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return set(typing.get_args(annotation)) if is_union else {annotation}
+
+
+def _field(parameter: Parameter) -> Any:
+    """Return the field of a hyperparameter, with the range of its default or its annotation."""
+    if parameter.default is None:
+        return none_or(*(kind for kind in KINDS if kind in _types(parameter)))
+    field = alike(parameter.default)
+    return optional(field) if types.NoneType in _types(parameter) else field
 
 
 def _signature_error(name: str, parameters: Sequence[Parameter]) -> str:
@@ -76,6 +107,14 @@ def _signature_error(name: str, parameters: Sequence[Parameter]) -> str:
             return f"{parameter.name} has no default; every hyperparameter needs one"
         if parameter.name == GROUPS and parameter.default is not None:
             return f"{GROUPS} receives the parameter groups, so its default must be None"
+        if parameter.name == GROUPS:
+            continue
+        if parameter.default is None and _types(parameter).isdisjoint(KINDS):
+            return (
+                f"the default of {parameter.name} is None, so its annotation must contain the type "
+                f"of its values (float, int, bool or str): write `{parameter.name}: float | None = "
+                "None`"
+            )
         if not _is_plain(parameter.default):
             return (
                 f"the default of {parameter.name} is {parameter.default!r}: must be a finite "
@@ -91,8 +130,16 @@ def _correct(name: str, parameters: Sequence[Parameter]) -> str:
     has_model = bool(usable) and usable[0].default is Parameter.empty
     has_model = has_model and usable[0].kind is not Parameter.KEYWORD_ONLY
     model, rest = (usable[0].name, usable[1:]) if has_model else ("model", usable)
-    values = [f"{p.name}={'0.1' if p.default is p.empty else repr(p.default)}" for p in rest]
+    values = [_declaration(p) for p in rest]
     return f"`def {name}({', '.join([model, '*', *(values or ['lr=0.1'])])})`"
+
+
+def _declaration(parameter: Parameter) -> str:
+    """Return a parameter with a default that is accepted."""
+    if parameter.default is None and parameter.name != GROUPS:
+        return f"{parameter.name}: float | None = None"
+    value = "0.1" if parameter.default is parameter.empty else repr(parameter.default)
+    return f"{parameter.name}={value}"
 
 
 def _is_plain(value: Any) -> bool:

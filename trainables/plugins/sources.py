@@ -58,6 +58,10 @@ class Sources:
         """The name of the plugin's module in `sys.modules`."""
         return f"plugin_{self.sha256[:16]}"
 
+    def full_name(self, module: str) -> str:
+        """Return the name of a module of the plugin in `sys.modules`."""
+        return f"{self.package}.{module}" if module else self.package
+
     @property
     def modules(self) -> list[str]:
         """The modules to import, in order: a folder's files whose names do not begin with `_`."""
