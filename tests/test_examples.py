@@ -77,9 +77,10 @@ def test_the_notebook_runs_a_study_and_displays_its_claims_and_figure(
     run, figure, table, folder, command_line = [
         cell["outputs"] for cell in notebook.cells if cell.get("outputs")
     ]
-    progress = [output["data"].get("text/plain", "") for output in run if "data" in output]
-    assert any("9/9 trials" in text and "\u2501" in text for text in progress)
-    result = run[-1]["data"]
+    *progress, result = [output["data"] for output in run if "data" in output]
+    texts = [output["text/plain"] for output in progress]
+    assert any("9 trials (3 arms x 3 seeds): 0 done" in text for text in texts)
+    assert ["9/9 trials" in text for text in texts if "\u2501" in text] == [True]
     assert "nysact-s is better than sgd, for the train loss" in result["text/html"]
     assert 'src="data:image/png;base64,' in result["text/html"]
     assert "9 done, 0 to go" in result["text/plain"]

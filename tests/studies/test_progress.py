@@ -110,6 +110,7 @@ def test_a_notebook_has_one_output_that_is_replaced(trials, monkeypatch):
         return handle
 
     monkeypatch.setattr("IPython.display.display", display)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
     monkeypatch.setattr(notebook, "SECONDS", 0.0)
     key = trials[0].config.trial_key
     output = Console(file=io.StringIO(), force_jupyter=True)

@@ -45,5 +45,7 @@ class CellDisplay:
 
     def _content(self) -> dict[str, str]:
         text = io.StringIO()
-        Console(file=text, width=self._width, color_system=None).print(self._render())
+        # In a notebook, a console displays what is printed to it, unless `force_jupyter` is False.
+        console = Console(file=text, width=self._width, color_system=None, force_jupyter=False)
+        console.print(self._render())
         return {"text/plain": text.getvalue()}

@@ -110,6 +110,8 @@ class Session:
                 run_config=tune.RunConfig(
                     storage_path=scratch,
                     verbose=0,
+                    # Tune's reporter for notebooks would delete the output of the running cell.
+                    progress_reporter=tune.CLIReporter(),
                     callbacks=[_Report(progress, self.options.root)],
                     stop=cast(Any, self.stop),
                     # The trial folder counts the workers lost since its last commit instead.
