@@ -426,7 +426,9 @@ def test_status_show_and_explain_describe_the_trials_of_a_folder(
     write_unfinished_trial(tmp_path / "outputs", second)
     code, out, _ = run_studies_command("status")
     assert (
-        code == 0 and "trials: 1 completed, 1 in flight" in out and "0/20 epochs committed" in out
+        code == 0
+        and "trials: 1 completed, 1 in flight" in out
+        and "0 of 20 epochs committed" in out
     )
     code, out, _ = run_studies_command("show", first.config.trial_key[:8])
     assert code == 0 and json.loads(out)["status"]["status"] == "completed"

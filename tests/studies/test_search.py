@@ -368,7 +368,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, monkeypatch, capsy
     arguments = "--dry-run --budget 3 --optimizers sgd --sampler NSGA-II"
     assert run_command(arguments.split(), monkeypatch) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "3 configurations for each of 1 optimizers (nsgaii)" in text
+    assert "3 configurations for each of 1 optimizer (nsgaii)" in text
     assert "5 fresh trials to go" in text
     assert "Training takes about" in text and not list(tmp_path.iterdir())
 

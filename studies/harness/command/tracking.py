@@ -12,6 +12,7 @@ import click
 from studies.harness.command.catalogue import OUT, URI, artefacts
 from studies.harness.command.screen import environment, refuse
 from studies.harness.design.ending import COMPLETE, SOME_FAILED
+from studies.harness.evidence.metrics import count
 from trainables.files import StoreError
 
 if TYPE_CHECKING:
@@ -89,12 +90,13 @@ def _unsent(updates: Sequence[Update], root: Path) -> str:
     if any(update.error for update in updates):
         return ""  # the trials may belong to a study that was not sent
     known = {key[:16] for update in updates for key in update.trials}
-    count = len({*keys} - known)
-    if not count:
+    number = len({*keys} - known)
+    if not number:
         return ""
+    verb = "belongs" if number == 1 else "belong"
     return (
-        f"{count} of {len(keys)} trials in {root} belong to no study or selection above; to send "
-        "them, repeat the command that trained them, with --report-only"
+        f"{number} of {count(len(keys), 'trial')} in {root} {verb} to no study or selection above; to "
+        "send the results, repeat the command that trained them, with --report-only"
     )
 
 

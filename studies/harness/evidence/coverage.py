@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from precond import Coverage
 from studies.harness.design import matching
 from studies.harness.design.arms import Trial
+from studies.harness.evidence.metrics import count
 from trainables.coverage import coverage
 
 if TYPE_CHECKING:  # the module imports pandas and SciPy, which a plan does not need
@@ -34,7 +35,7 @@ def lines(trials: Sequence[Trial]) -> list[str]:
     """Return a line of a plan for each group of optimizers with equal coverage."""
     return [
         f"  {', '.join(names)}: preconditions {covered.layers} of "
-        f"{covered.layers + covered.skipped} layers, {covered.share:.1%} of the parameters"
+        f"{count(covered.layers + covered.skipped, 'layer')}, {covered.share:.1%} of the parameters"
         for covered, names in groups(trials).items()
     ]
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import precond
+from studies.harness.evidence.metrics import count
 from studies.harness.published.difference import half_width, of_measured, of_published, p_value
 from studies.harness.published.papers import FAILED, UNITS, Cell
 from studies.harness.statistics.intervals import Summary, summarize
@@ -248,9 +249,11 @@ def _judge(cell: Cell, group: Measured) -> Comparison:
 def _lost(group: Measured, ended: int) -> str:
     """Return the number of trials without a value, by reason, in words."""
     counts = {"failed": group.failures, "missed the target": group.missed}
-    reasons = [f"{count} of {ended} {verb}" for verb, count in counts.items() if count]
+    reasons = [f"{number} of {ended} {verb}" for verb, number in counts.items() if number]
     if missed := group.reference_missed:
-        reasons.append(f"the reference missed the target under {missed} of {ended + missed} seeds")
+        reasons.append(
+            f"the reference missed the target under {missed} of {count(ended + missed, 'seed')}"
+        )
     return ", ".join(reasons)
 
 

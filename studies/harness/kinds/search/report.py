@@ -206,7 +206,7 @@ def _search_note(results: SearchResults) -> str:
         sides, difference = ("high", "highest"), f"tuning score minus {mean}"
     percent = ", in percentage points" if unit(results.plan.score).percent else ""
     sentences = [
-        f"Each optimizer has a budget of {search.budget} configurations ({search.sampler}), which "
+        f"Each optimizer has a budget of {count(search.budget, 'configuration')} ({search.sampler}), which "
         "includes failed and diverged ones. The recipe's values are the first configuration.",
         f"Tuning score: last-epoch {score} on the held-out tenth of the training set, with seed "
         f"{search.tuning_seed}. Of equal scores, the one with the lower loss wins. The score of a "
