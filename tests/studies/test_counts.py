@@ -21,7 +21,7 @@ PLURAL_OF_ONE = re.compile(r"(?<![\d.,/-])1 (?:[a-z]+ )?(?:trials|epochs|seeds|a
 STUDY = Study(
     name="counts",
     title="One of each",
-    arms=[Arm(optimizer="sgd", label="sgd")],
+    arms=[Arm(optimizer="sgd")],
     figure=CurveFigure(),
     workload="digits/mlp",
 )
@@ -34,8 +34,8 @@ def lines(artefact: Artefact, options: Options) -> str:
 
 
 @pytest.mark.parametrize("artefact", [STUDY, replace(SEARCH, budget=1)], ids=["study", "search"])
-def test_plan_of_one_seed_and_one_epoch_has_no_plurals(artefact: Artefact, tmp_path: Path):
-    options = Options(out=tmp_path, seeds=[0], epochs=1, optimizers=["sgd"], dry_run=True)
+def test_plan_of_one_seed_and_one_configuration_has_no_plurals(artefact: Artefact, tmp_path: Path):
+    options = Options(out=tmp_path, seeds=[0], optimizers=["sgd"], dry_run=True)
     text = lines(artefact, options)
     assert not PLURAL_OF_ONE.findall(text), text
 
