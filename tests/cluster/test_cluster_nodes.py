@@ -129,7 +129,7 @@ def test_cluster_without_cpus_is_refused(nodes: RayNodes, root: Path):
 def test_usable_cluster_is_described_and_no_file_remains(nodes: RayNodes, root: Path):
     nodes.add(name="good", PYTHONPATH=str(ROOT))
     assert inspect(nodes.address, requirements(root)) == (
-        "cluster of 2 nodes: 1 CPUs, 0 GPUs",
+        "cluster of 2 nodes: 1 CPU, 0 GPUs",
         [],
     )
     assert not root.exists()  # the temporary folders are removed

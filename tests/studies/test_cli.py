@@ -426,7 +426,9 @@ def test_status_show_and_explain_describe_the_trials_of_a_folder(
     write_unfinished_trial(tmp_path / "outputs", second)
     code, out, _ = run_studies_command("status")
     assert (
-        code == 0 and "trials: 1 completed, 1 in flight" in out and "0/20 epochs committed" in out
+        code == 0
+        and "trials: 1 completed, 1 in flight" in out
+        and "0 of 20 epochs committed" in out
     )
     code, out, _ = run_studies_command("show", first.config.trial_key[:8])
     assert code == 0 and json.loads(out)["status"]["status"] == "completed"
@@ -485,3 +487,25 @@ leave(click.Command("work", callback=lambda: print("the last line") or 3))
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert (process.returncode, process.stdout, process.stderr) == (3, "the last line\n", "")
+
+
+@pytest.mark.parametrize("name", ["status", "reports", "sync", "ui"])
+def test_empty_variable_of_the_output_folder_is_refused_by_every_command(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("PRECOND_OUT", "")
+    monkeypatch.setattr(sys, "argv", ["studies", name])
+    assert cli.invoke(manage.GROUP) == 2
+    line = 'PRECOND_OUT = "": must be a folder; unset the variable for the default'
+    assert line in capsys.readouterr().err
+
+
+def test_ui_without_a_database_names_the_command_that_builds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "argv", ["studies", "ui", "--out", str(tmp_path)])
+    assert cli.invoke(manage.GROUP) == 2 and "run a study first" in capsys.readouterr().err
+    TrialStore(tmp_path, STUDY.trials()[0].config).create()
+    assert cli.invoke(manage.GROUP) == 2
+    error = capsys.readouterr().err
+    assert f"python -m studies sync --out {tmp_path}" in " ".join(error.split())

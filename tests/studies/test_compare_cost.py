@@ -175,7 +175,7 @@ def test_dry_run_prints_the_benchmarks_and_runs_none(
     assert run_study(tmp_path, report_only=False, dry_run=True) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "10 optimizers relative to SGD, batch size 128, 20 blocks for each, on cpu" in text
-    assert "0 results exist, 3 benchmarks to run" in text
+    assert "0 finished results, 3 benchmarks to run" in text
     assert "python -m trainables.cost cifar10/resnet32 --optimizers=sgd,nysact-s" in text
     assert not benchmark_calls and not list(tmp_path.iterdir())
 

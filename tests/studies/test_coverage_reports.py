@@ -13,7 +13,10 @@ from precond import Coverage
 from studies.ablation_rank import STUDY as ABLATION
 from studies.harness.design.options import Options
 from studies.harness.evidence import coverage as stated
+from studies.harness.kinds.artefact import Artefact
 from studies.harness.kinds.study.plan import missing, plans
+from studies.harness.kinds.tuning.tuning import RecipeTuning
+from studies.tune_optimizers import SEARCH as TUNE
 from trainables.coverage import coverage
 from trainables.descent import build_optimizer
 from trainables.workloads import resolve, workload
@@ -86,3 +89,19 @@ def test_a_report_without_claims_prints_the_warning_as_a_finding(partial: None, 
         write_trial(tmp_path, trial)
     study = replace(STUDY, claims=[], arms=ARMS[-2:])
     assert any(SENTENCE in line for line in report(tmp_path, trials, study).findings)
+
+
+@pytest.mark.parametrize("artefact", [TUNE, RecipeTuning(workload="digits/mlp")])
+def test_searches_and_tunings_state_the_coverage(partial: None, tmp_path: Path, artefact: Artefact):
+    [planned] = artefact.plan(Options(out=tmp_path, dry_run=True, optimizers=["nysact-s", "sgd"]))
+    work = artefact.missing(planned)
+    line = "  nysact-s: preconditions 1 of 3 layers, 1.9% of the parameters"
+    assert [*work.details] == [line]
+    assert f"Warning: {SENTENCE}; the others are not preconditioned." in work.summary.splitlines()
+
+
+def test_the_report_of_a_search_has_the_table_of_the_coverage(partial: None, tmp_path: Path):
+    [planned] = TUNE.plan(Options(out=tmp_path, optimizers=["nysact-s"]))
+    TUNE.report(planned)
+    text = (planned.folder / "report.md").read_text()
+    assert "Preconditioned layers" in text and SENTENCE in text

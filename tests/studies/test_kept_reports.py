@@ -284,6 +284,18 @@ def test_a_report_with_fewer_results_keeps_the_earlier_one_under_another_name(
     assert f"kept in reports/small/{earlier.name}" in capsys.readouterr().out.replace("\n  ", " ")
 
 
+def test_a_report_with_more_results_keeps_the_earlier_one_if_it_lacks_an_arm(
+    command: Invoke, tmp_path: Path
+):
+    assert command() == 0
+    folder = tmp_path / "reports/small/digits-cnn"
+    other = replace(SMALL, seeds=8, arms=[Arm(optimizer="sgd")])
+    assert command(study=other) == 0
+    assert sizes(folder) == {"sgd": "8"}
+    [earlier] = folder.parent.glob("digits-cnn+earlier-*")
+    assert sizes(earlier) == {"sgd": "2", "nysact-s rank=5": "2", "nysact-s rank=10": "2"}
+
+
 def test_results_that_a_user_deleted_leave_the_report(command: Invoke, tmp_path: Path):
     assert command() == 0
     trial = SMALL.trials()[0]

@@ -77,7 +77,7 @@ def test_sync_counts_the_trials_that_belong_to_no_study(
     assert sync(monkeypatch, root, good) == COMPLETE
     first, second = capsys.readouterr().out.splitlines()
     assert first == f"{STUDY.name} on digits/cnn, seeds=0: 7 runs and 6 epochs sent"
-    assert second.startswith(f"1 of 4 trials in {root} belong to no study or selection above; ")
+    assert second.startswith(f"1 of 4 trials in {root} belongs to no study or selection above; ")
     assert sync(monkeypatch, root, Stored("good", view(root))) == COMPLETE
     assert len(capsys.readouterr().out.splitlines()) == 1
 

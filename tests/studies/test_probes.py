@@ -240,7 +240,7 @@ def test_sentence_names_layers_whose_norms_grow_or_are_zero():
     assert numbers["growth"][1] == pytest.approx(growth) and growth > GROWTH
     text = norms_code.blocks(NORMS.measurement, numbers)[0].text
     assert "norms of 1 of 3 layers still grow" in text and "(layer1)" in text
-    assert "norms of 1 layers reached zero (layer2)" in text
+    assert "norms of 1 layer reached zero (layer2)" in text
 
 
 def test_figures_with_many_layers_or_without_layers_are_drawn(tmp_path: Path):

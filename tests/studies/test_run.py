@@ -258,5 +258,5 @@ def test_diagnostics_figure_counts_the_trials_with_diagnostics_and_epochs_from_1
     assert curves.draw_diagnostics(frame, tmp_path) == []
     measured = frame.assign(**{"diag/cosine_median": [0.5, 0.6, None]})
     assert len(curves.draw_diagnostics(measured, tmp_path)) == 3
-    assert titles == ["mean over seeds; 1 of 2 trials have diagnostics"]
+    assert titles == ["mean over seeds; 1 of 2 trials with diagnostics"]
     assert epochs == [[1, 2]]

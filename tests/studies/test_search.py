@@ -11,6 +11,7 @@ from pathlib import Path
 import optuna
 import pytest
 
+from precond.hyperparameters import HyperparameterError
 from studies.harness.command import cli, manage
 from studies.harness.command.cli import main
 from studies.harness.design.options import Options
@@ -286,15 +287,38 @@ def test_valid_spaces_have_no_errors():
 
 def test_sampler_names_are_checked_and_missing_packages_are_reported():
     assert {"tpe", "random", "nsgaii", "gp"} <= set(sampling.samplers())
-    assert sampling.sampler_problem("tpe") == ""
-    assert 'Did you mean "random"?' in sampling.sampler_problem("randm")
-    assert sampling.sampler_problem("xyz") == (
+    assert sampling.sampler_problems("tpe") == []
+    assert 'Did you mean "random"?' in sampling.sampler_problems("randm")[0]
+    assert sampling.sampler_problems("xyz") == [
         '--sampler = "xyz": unknown. Known: gp, nsgaii, nsgaiii, qmc, random, tpe'
-    )
+    ]
     # CMA-ES needs a package that is not installed.
     problem = "needs the package cmaes, which is not installed. Known: gp, nsgaii, "
-    assert sampling.sampler_problem("cmaes").startswith(f"--sampler = cmaes: {problem}")
-    assert "Did you mean" not in sampling.sampler_problem("cmae")
+    assert sampling.sampler_problems("cmaes")[0].startswith(f"--sampler = cmaes: {problem}")
+    assert "Did you mean" not in sampling.sampler_problems("cmae")[0]
+
+
+def test_sampler_that_would_draw_a_hyperparameter_at_random_is_refused(monkeypatch, tmp_path):
+    # As if all packages of the samplers were installed.
+    monkeypatch.setattr(sampling, "missing_packages", lambda name: [])
+    monkeypatch.setattr(sampling, "propose", lambda *arguments, **named: None)
+    options = Options(out=tmp_path / "out", extra={"sampler": "cmaes"})
+    with pytest.raises(HyperparameterError) as error:
+        plans(SEARCH, options)
+    assert str(error.value) == (
+        "--sampler = cmaes: does not optimize resample of nysact-s, which is not a range of "
+        "numbers. Known: gp, nsgaii, nsgaiii, qmc, random, tpe"
+    )
+    assert plans(SEARCH, replace(options, report_only=True))  # a report makes no proposals
+    [unknown] = sampling.sampler_problems("cmae", [*SEARCH.spaces.items()])
+    assert "cmaes" not in unknown
+    assert 'Did you mean "cmaes"?' in sampling.sampler_problems("cmae")[0]
+
+
+@pytest.mark.parametrize("sampler", ["gp", "nsgaii", "nsgaiii", "qmc", "random", "tpe"])
+def test_samplers_without_requirements_support_every_space(sampler: str):
+    for space in (*SEARCH.spaces.values(), {"lr": Range(0.1, 1.0)}, {"resample": Choice(1, 2)}):
+        assert sampling.unsupported(sampler, space) == []
 
 
 def run_command(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
@@ -344,7 +368,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, monkeypatch, capsy
     arguments = "--dry-run --budget 3 --optimizers sgd --sampler NSGA-II"
     assert run_command(arguments.split(), monkeypatch) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "3 configurations for each of 1 optimizers (nsgaii)" in text
+    assert "3 configurations for each of 1 optimizer (nsgaii)" in text
     assert "5 fresh trials to go" in text
     assert "Training takes about" in text and not list(tmp_path.iterdir())
 

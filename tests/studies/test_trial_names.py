@@ -59,7 +59,7 @@ def test_status_distinguishes_trials_in_flight_interrupted_and_not_run(
         TrialStore(tmp_path, third.config).create()
         _, out, _ = command("status")
         assert "trials: 1 in flight, 1 interrupted, 1 not run" in out
-        assert re.search("sgd seed 0: interrupted, 0/2 epochs committed, started ", out)
+        assert re.search("sgd seed 0: interrupted, 0 of 2 epochs committed, started ", out)
         assert "foof lr=0.1 seed 0: in flight, " in out and "driver: pid " in out
     _, out, _ = command("status")
     assert "trials: 2 interrupted, 1 not run" in out

@@ -26,6 +26,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from studies.harness.design.options import Options
+from studies.harness.evidence.metrics import count
 from trainables import packing
 from trainables.config import TrialConfig
 from trainables.fingerprint import difference, fingerprint
@@ -120,8 +121,8 @@ def describe(nodes: Sequence[Mapping[str, Any]]) -> str:
     prefix = "accelerator_type:"
     kinds = sorted(name.removeprefix(prefix) for name in resources if name.startswith(prefix))
     models = f" ({', '.join(kinds)})" if resources["GPU"] and kinds else ""
-    count = f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}"
-    return f"cluster of {count}: {resources['CPU']:g} CPUs, {resources['GPU']:g} GPUs{models}"
+    cpus, gpus = (count(int(resources[name]), name) for name in ("CPU", "GPU"))
+    return f"cluster of {count(len(nodes), 'node')}: {cpus}, {gpus}{models}"
 
 
 def _probe(host: str, port: int) -> None:

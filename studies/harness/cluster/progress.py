@@ -63,9 +63,9 @@ class StudyProgress:
     def __exit__(self, *error: object) -> None:
         self._live.stop()
         self._cell.stop()
-        for (status, reason), count in self._unsuccessful.items():
-            if count > 1:
-                self._print(f"{count} trials {status}: {reason}")
+        for (status, reason), number in self._unsuccessful.items():
+            if number > 1:
+                self._print(f"{number} trials {status}: {reason}")
 
     def add(self, trial: Trial) -> None:
         """Provide a trial that was counted as unnamed."""

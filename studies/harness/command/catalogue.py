@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from studies.harness.command.options import variable_problems
 from studies.harness.design.options import default_root, usable
 from studies.harness.kinds import ORDER
 from studies.harness.kinds.artefact import Artefact
@@ -19,10 +20,16 @@ def _folder(value: str | Path) -> Path:
     return Path(value)
 
 
+def _default_folder() -> Path:
+    if problems := variable_problems(["PRECOND_OUT"]):
+        raise click.UsageError(problems[0])
+    return default_root()
+
+
 OUT = click.Option(
     ["--out", "root"],
     type=_folder,
-    default=default_root,
+    default=_default_folder,
     help="Output folder (OUT).  [default: $PRECOND_OUT or outputs]",
 )
 URI = click.Option(

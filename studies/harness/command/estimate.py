@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 import precond
 from studies.harness.command.limited import OverLimitError, limited
 from studies.harness.command.options import Options
-from studies.harness.evidence.metrics import duration
+from studies.harness.evidence.metrics import count, duration
 from studies.harness.kinds.study.study import Trial
 from trainables.config import TrialConfig
 from trainables.descent import build_optimizer
@@ -90,7 +90,7 @@ class Estimate:
         )
         source = steps if names else "committed epochs"
         excluded = f" Not included: {missing}, which exceed the limits of a dry run ({limits})."
-        trials = f"{self.slots} concurrent trial{'s' if self.slots > 1 else ''}"
+        trials = count(self.slots, "concurrent trial")
         return (
             f"Training takes about {duration(self.seconds / self.slots)} with {trials} on this "
             f"machine, or {duration(self.seconds)} with one trial at a time (measured: {source}). "

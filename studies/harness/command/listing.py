@@ -58,7 +58,9 @@ def _block(folder: Path, record: Mapping[str, Any], root: Path) -> str:
     results = f"{number}/{planned}" if planned else str(number)
     earlier = re.search(rf"\+{EARLIER}[0-9a-f]+\Z", folder.name)
     parts = [f"{name} on {workload}", record.get("selection", ""), "earlier" if earlier else ""]
-    lines = [f"{', '.join(filter(None, parts))}: {results} results"]
+    lines = [
+        f"{', '.join(filter(None, parts))}: {results} {'result' if results == '1' else 'results'}"
+    ]
     lines.append(f"  {shortest(folder / 'report.html')}")
     if "options" not in record:
         lines.append(

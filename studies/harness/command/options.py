@@ -122,7 +122,7 @@ def parse(
         extra={str(flag.name): raw.get(str(flag.name)) for flag in extra},
         given=frozenset(name for name, value in raw.items() if value),
     )
-    return options, parser.errors + _empty_variables() + _contradictions(options)
+    return options, parser.errors + variable_problems() + _contradictions(options)
 
 
 def _workers(take: Callable[..., Any], address: str | None) -> int:
@@ -138,9 +138,9 @@ def _workers(take: Callable[..., Any], address: str | None) -> int:
     return take("workers_per_trial", allowed, partial(_at_least_one, limit=limit), 1)
 
 
-def _empty_variables() -> list[str]:
+def variable_problems(names: Sequence[str] = ("PRECOND_OUT", "PRECOND_DATA")) -> list[str]:
     """Return a line for each variable of a folder that is set to a text which names no folder."""
-    values = {name: os.environ.get(name) for name in ("PRECOND_OUT", "PRECOND_DATA")}
+    values = {name: os.environ.get(name) for name in names}
     return [
         f'{name} = "{value}": must be a folder; unset the variable for the default'
         for name, value in values.items()

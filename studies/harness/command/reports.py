@@ -126,13 +126,13 @@ def _kept(plan: Plan, earlier: Mapping[str, Any]) -> Report | None:
 
 
 def _set_aside(plan: Plan, results: Sequence[str], earlier: Mapping[str, Any]) -> list[str]:
-    """Rename the stored report if it shows more than the new one; return a finding about it.
+    """Rename the stored report if the new one lacks some of its results; return a finding.
 
     Results that a user has deleted do not count.
     """
     stored = earlier.get("results", [])
     lost = [path for path in stored if path not in results and (plan.root / path).exists()]
-    if not lost or len(results) >= len(stored):
+    if not lost:
         return []
     target = plan.folder.with_name(f"{plan.folder.name}+{EARLIER}{digest(stored)[:8]}")
     if not target.exists():

@@ -20,6 +20,7 @@ from rich.text import Text
 from studies.harness.design.ending import ENVIRONMENT, INVALID_COMMAND
 from studies.harness.design.options import default_root, default_uri
 from studies.harness.design.result import Listing, Report
+from studies.harness.evidence.metrics import count
 
 WIDTH = 80
 VERDICTS = {"supported": "bold green", "contradicted": "bold red", "inconclusive": "bold"}
@@ -101,7 +102,9 @@ def _show_claims(claims: Sequence[Mapping[str, Any]], console: Console) -> None:
         text.stylize(VERDICTS[claim["verdict"]], 2, 2 + len(claim["verdict"]))
         console.print(text, highlight=False, soft_wrap=True)
     if rest := len(claims) - len(tested):
-        line = f"Not tested: {rest} of {len(claims)} claims; the report states the reasons."
+        line = (
+            f"Not tested: {rest} of {count(len(claims), 'claim')}; the report states the reasons."
+        )
         plain(_item(line, console), console)
 
 

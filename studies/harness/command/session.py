@@ -109,7 +109,9 @@ def load(
 
     Args:
         what: An artefact or the name of a study file, whose results are returned as those of `run`;
-            or an output folder, to return all its trials, whatever they were trained for.
+            or an output folder, to return all its trials, whatever they were trained for. Its
+            `frame()` is a pandas table with a column for each hyperparameter, from which rows are
+            selected as in `frame.query('workload == "digits/cnn" and optimizer == "sgd"')`.
         out: The output folder of the artefact; `$PRECOND_OUT` or `outputs` if None.
         workload: One or more workloads; by default those with results in the folder, or the artefact's
             own if there are none.

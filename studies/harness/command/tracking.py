@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ import click
 from studies.harness.command.catalogue import OUT, URI, artefacts
 from studies.harness.command.screen import environment, refuse
 from studies.harness.design.ending import COMPLETE, SOME_FAILED
+from studies.harness.design.options import default_root
+from studies.harness.evidence.metrics import count
 from trainables.files import StoreError
 
 if TYPE_CHECKING:
@@ -89,12 +92,13 @@ def _unsent(updates: Sequence[Update], root: Path) -> str:
     if any(update.error for update in updates):
         return ""  # the trials may belong to a study that was not sent
     known = {key[:16] for update in updates for key in update.trials}
-    count = len({*keys} - known)
-    if not count:
+    number = len({*keys} - known)
+    if not number:
         return ""
+    verb = "belongs" if number == 1 else "belong"
     return (
-        f"{count} of {len(keys)} trials in {root} belong to no study or selection above; to send "
-        "them, repeat the command that trained them, with --report-only"
+        f"{number} of {count(len(keys), 'trial')} in {root} {verb} to no study or selection above; to "
+        "send the results, repeat the command that trained them, with --report-only"
     )
 
 
@@ -115,9 +119,7 @@ def _unsent(updates: Sequence[Update], root: Path) -> str:
 )
 def _ui(root: Path, port: int, links_only: bool) -> int:
     if not (root / "mlflow.db").exists():
-        return refuse(
-            [f"{root}: has no MLflow database; run a study first, or name its folder with --out"]
-        )
+        return refuse([f"{root}: has no MLflow database; {_way_to_database(root)}"])
     if links_only:
         _print_links(root, port)
         return COMPLETE
@@ -133,6 +135,17 @@ def _ui(root: Path, port: int, links_only: bool) -> int:
     from studies.harness.tracking import ui
 
     return ui.serve(root, port)
+
+
+def _way_to_database(root: Path) -> str:
+    """Return what a user can do about a folder without an MLflow database."""
+    from trainables.store import trial_folders
+
+    if not any(trial_folders(root)):
+        return "run a study first, or name its folder with --out"
+    command = ["python", "-m", "studies", "sync"]
+    command += [] if root == default_root() else ["--out", str(root)]
+    return f"to build it from the trials: {shlex.join(command)}"
 
 
 def _reserve(port: int) -> socket.socket:

@@ -16,6 +16,7 @@ from studies.harness.command.catalogue import OUT
 from studies.harness.command.naming import Names, find
 from studies.harness.command.screen import environment, refuse, terminal
 from studies.harness.design.ending import COMPLETE
+from studies.harness.evidence.metrics import count
 
 INTERRUPTED = "interrupted"
 
@@ -49,7 +50,7 @@ def _status(root: Path) -> int:
             f"{folder.name}  {names(configs[folder])}: {word}, {_epochs(folder, configs[folder])}"
         )
         console.print(line, highlight=False, soft_wrap=True)
-    summary = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    summary = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
     nothing = f"no trials in {root}; run a study first, or name a folder with --out"
     console.print(f"trials: {summary}" if counts else nothing, highlight=False)
     if holder:
@@ -83,7 +84,7 @@ def _epochs(folder: Path, config: Mapping[str, Any]) -> str:
 
     start = _ago(read_lines(folder / "attempts.jsonl")[-1]["time"])
     epochs = len(read_lines(folder / "epochs.jsonl"))
-    return f"{epochs}/{config['epochs']} epochs committed, started {start}"
+    return f"{epochs} of {count(config['epochs'], 'epoch')} committed, started {start}"
 
 
 @click.command(

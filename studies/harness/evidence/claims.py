@@ -20,17 +20,18 @@ import numpy as np
 import pandas as pd
 
 from studies.harness.design import matching
-from studies.harness.design.claims import Change, Claim
+from studies.harness.design.claims import Claim
 from studies.harness.evidence.gains import (
     Table,
     effects_of,
+    margin_words,
     margins_of,
     mean_margin,
     operands,
     subtract,
     values_of,
 )
-from studies.harness.evidence.metrics import count, join_words, unit, words
+from studies.harness.evidence.metrics import count, join_words, words
 from studies.harness.statistics.paired import ALPHA, holm, mean_test, rank_p
 from studies.harness.statistics.planning import seeds_needed
 from studies.harness.statistics.sequential import anytime_p
@@ -141,20 +142,6 @@ def statement(claim: Claim, table: Table | None) -> str:
     margin = margin_words(claim, table) if table else ""
     metric = f", for the {words(claim.metric)}" if claim.metric else ""
     return claim.statement(margin) + metric
-
-
-def margin_words(claim: Claim, table: Table) -> str:
-    """Return a margin in words.
-
-    Examples are `0.30 percentage points`, `5%` for a ratio, and `5% of the mean of sgd`.
-    """
-    if table.has_ratios:
-        return f"{100 * claim.share:g}%"
-    show = unit(table.metric)
-    if show.percent:
-        return f"{show.show(claim.points)} {show.difference}"
-    base = claim.base.base if isinstance(claim.base, Change) else claim.base
-    return f"{100 * claim.share:g}% of the mean{f' of {base}' if base else ''}"
 
 
 # ---------------------------------------------------------------------- the tests of one claim

@@ -127,3 +127,17 @@ def effects_of(test: MeanTest) -> np.ndarray:
     """Return mean / SD of a test; the SD has the lower limit that `mean_test` describes."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return test.mean * half_width(test.n, 1.0) * 2 / (test.ci_hi - test.ci_lo)
+
+
+def margin_words(claim: Claim, table: Table) -> str:
+    """Return a margin in words.
+
+    Examples are `0.30 percentage points`, `5%` for a ratio, and `5% of the mean of sgd`.
+    """
+    if table.has_ratios:
+        return f"{100 * claim.share:g}%"
+    show = unit(table.metric)
+    if show.percent:
+        return f"{show.show(claim.points)} {show.difference}"
+    base = claim.base.base if isinstance(claim.base, Change) else claim.base
+    return f"{100 * claim.share:g}% of the mean{f' of {base}' if base else ''}"

@@ -175,7 +175,7 @@ def sentences(power: Power) -> list[str]:
         correction, note = "pair", SIMILAR
     return [
         f"The study has {family}. After Holm's correction over {count(power.tests, correction)}, a "
-        f"paired t-test with {power.seeds} seeds detects a gain of {_gain(power)} with 80% power. A "
+        f"paired t-test with {count(power.seeds, 'seed')} detects a gain of {_gain(power)} with 80% power. A "
         f"gain of 1 SD needs {_seeds(power.seeds_for_one_sd)}. {note} {_source(power)}",
         *warnings(power),
     ]
@@ -231,4 +231,4 @@ def _source(power: Power) -> str:
 
 
 def _seeds(seeds: int | None) -> str:
-    return f"more than {MOST} seeds" if seeds is None else f"{seeds} seeds"
+    return f"more than {MOST} seeds" if seeds is None else count(seeds, "seed")

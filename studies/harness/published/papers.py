@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,15 @@ def load(path: Path) -> Paper:
 def paper(name: str) -> Paper | None:
     """Return the paper of this name, or None if there is no file for it."""
     path = PAPERS / f"{name.lower()}.yaml"
-    return load(path) if re.fullmatch(r"[A-Za-z0-9_-]+", name) and path.exists() else None
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or not path.exists():
+        return None
+    return _load_once(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _load_once(path: Path, changed: int) -> Paper:
+    """Load a file that was last changed at a time; a command needs the papers several times."""
+    return load(path)
 
 
 def statements(facts: Facts) -> dict[str, str]:

@@ -248,9 +248,10 @@ def _judge(cell: Cell, group: Measured) -> Comparison:
 def _lost(group: Measured, ended: int) -> str:
     """Return the number of trials without a value, by reason, in words."""
     counts = {"failed": group.failures, "missed the target": group.missed}
-    reasons = [f"{count} of {ended} {verb}" for verb, count in counts.items() if count]
+    reasons = [f"{number} of {ended} {verb}" for verb, number in counts.items() if number]
     if missed := group.reference_missed:
-        reasons.append(f"the reference missed the target under {missed} of {ended + missed} seeds")
+        seeds = f"{missed} of {ended + missed} seed{'s' if ended + missed > 1 else ''}"
+        reasons.append(f"the reference missed the target under {seeds}")
     return ", ".join(reasons)
 
 

@@ -147,7 +147,7 @@ def _seeds(decision: Decision) -> str:
         return ""
     if decision.seeds is None:
         return f"; more than {MOST} seeds would be needed to decide it"
-    return f"; about {decision.seeds} seeds would decide it"
+    return f"; about {count(decision.seeds, 'seed')} would decide it"
 
 
 def _table(decisions: Sequence[Decision], metric: str) -> Table:

@@ -114,11 +114,11 @@ def power(evidence: Evidence) -> str:
         " The test of all pairs averages the variance of each pair with that of the others, and can "
         "detect somewhat smaller differences."
     )
-    if detectable.conclusive:
-        return text
     seeds = seeds_needed(PLANNED_EFFECT, detectable.pairs)
+    if detectable.conclusive or seeds is None:
+        return text
     return (
-        f"{text} These seeds are too few to compare all pairs of arms: with {seeds} seeds, the "
+        f"{text} These seeds are too few to compare all pairs of arms: with {count(seeds, 'seed')}, the "
         f"smallest difference would be {PLANNED_EFFECT:g} standard deviations."
     )
 

@@ -72,12 +72,16 @@ def _fixed(trials: Sequence[Trial]) -> str:
     words = "".join(
         dict.fromkeys(f"; {name} {value}" for name, value in extra if name not in varied)
     )
-    epochs = "number of epochs varied" if "epochs" in varied else f"{values['epochs']} epochs"
+    epochs = "number of epochs varied" if "epochs" in varied else _epochs(values["epochs"])
     return (
         f"Workload {values['workload']}; batch size {values['batch_size']}; {epochs}; schedule "
         f"{values['schedule']}; seeds {values['seed']}{words}. Hyperparameters that the study does "
         "not vary:"
     )
+
+
+def _epochs(numbers: str) -> str:
+    return f"{numbers} epochs" if "," in numbers else count(int(numbers), "epoch")
 
 
 def _hyperparameters(trials: Sequence[Trial]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import torch
 
 from precond.hyperparameters import HyperparameterError
 from studies.harness.design.options import Options
+from studies.harness.evidence.metrics import count
 from studies.harness.kinds.artefact import Plan, Work
 from studies.harness.kinds.cost.cost import CostStudy
 from studies.harness.kinds.planning import workloads
@@ -178,9 +179,9 @@ def missing(plan: CostPlan) -> Work:
     commands = [] if plan.options.report_only else plan.commands
     settings = plan.settings
     summary = (
-        f"{len(plan.optimizers)} optimizers relative to SGD, batch size {settings['batch_size']}, "
-        f"{settings['blocks']} blocks for each, on {settings['device']}: "
-        f"{len(plan.results)} results exist, {len(commands)} benchmarks to run"
+        f"{count(len(plan.optimizers), 'optimizer')} relative to SGD, batch size {settings['batch_size']}, "
+        f"{count(settings['blocks'], 'block')} for each, on {settings['device']}: "
+        f"{count(len(plan.results), 'finished result')}, {count(len(commands), 'benchmark')} to run"
     )
     details = [f"  python -m {' '.join(command)}" for command in commands]
     records = [{"command": command} for command in commands]

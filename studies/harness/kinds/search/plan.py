@@ -7,7 +7,8 @@ from pathlib import Path
 
 from studies.harness.design.arms import Trial
 from studies.harness.design.options import Options
-from studies.harness.evidence import status
+from studies.harness.evidence import coverage, status
+from studies.harness.evidence.metrics import count
 from studies.harness.kinds.artefact import Work
 from studies.harness.kinds.records import Stored, stored_plans
 from studies.harness.kinds.search.proposals import STOPPED, DifferentSearch
@@ -106,7 +107,7 @@ def missing(plan: SearchPlan) -> Work:
         configurations, fresh = state.to_go(proposer)
         domains = plan.spaces[proposer.optimizer]
         space = ", ".join(f"{name} {domain}" for name, domain in domains.items())
-        to_go = f"{configurations} configurations and {fresh} fresh trials to go"
+        to_go = f"{count(configurations, 'configuration')} and {count(fresh, 'fresh trial')} to go"
         lines.append(f"  {proposer.optimizer:{width}}  {to_go}  ({space})")
         records.append(
             {
@@ -119,11 +120,23 @@ def missing(plan: SearchPlan) -> Work:
             }
         )
     summary = (
-        f"{search.budget} configurations for each of {len(state.proposers)} optimizers "
-        f"({search.sampler}{asha}), then each winner under {len(plan.seeds)} fresh seeds"
+        f"{count(search.budget, 'configuration')} for each of {count(len(state.proposers), 'optimizer')} "
+        f"({search.sampler}{asha}), then each winner under {count(len(plan.seeds), 'fresh seed')}"
     )
-    summary = "\n".join([summary, *lines])
-    return Work(count=len(expected), summary=summary, records=records, trials=expected, on_ray=True)
+    summary = "\n".join([summary, *lines, *coverage.warnings(examples(plan))])
+    return Work(
+        count=len(expected),
+        summary=summary,
+        details=coverage.lines(examples(plan)),
+        records=records,
+        trials=expected,
+        on_ray=True,
+    )
+
+
+def examples(plan: SearchPlan) -> list[Trial]:
+    """Return a trial of each optimizer with the recipe's values."""
+    return [plan.tuning(optimizer) for optimizer in plan.spaces]
 
 
 def reported(plan: SearchPlan) -> SearchPlan:

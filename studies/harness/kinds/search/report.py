@@ -21,7 +21,7 @@ from studies.harness.evidence import arms, ledger
 from studies.harness.evidence.analysis import Evidence
 from studies.harness.evidence.metrics import count, duration, metric_name, unit, words
 from studies.harness.evidence.status import UNFINISHED
-from studies.harness.kinds.search.plan import SearchState, known
+from studies.harness.kinds.search.plan import SearchState, examples, known
 from studies.harness.kinds.search.results import (
     SearchResults,
     ledger_rows,
@@ -31,7 +31,7 @@ from studies.harness.kinds.search.results import (
 )
 from studies.harness.kinds.search.tuning import SearchPlan
 from studies.harness.report import arms as arms_table
-from studies.harness.report import claims, document, notes, protocol
+from studies.harness.report import claims, coverage, document, notes, protocol
 from studies.harness.report.document import Block, Heading, Picture, Table, Text
 from studies.harness.report.figures.curves import draw_best_of_k
 from studies.harness.statistics.budgets import Lead, overtakes
@@ -123,6 +123,7 @@ def _blocks(results: SearchResults, pictures: Sequence[str]) -> list[Block]:
         Text(_search_note(results), note=True),
         *(Picture(name, f"{best} of k configurations") for name in pictures),
         *_budgets(results),
+        *coverage.section(examples(results.plan), on_terminal=True),
         Heading("Recipe"),
         Text("For `trainables/recipes` (also in `recipe.py`):", items=lines),
         protocol.provenance(results.frame),
@@ -206,7 +207,7 @@ def _search_note(results: SearchResults) -> str:
         sides, difference = ("high", "highest"), f"tuning score minus {mean}"
     percent = ", in percentage points" if unit(results.plan.score).percent else ""
     sentences = [
-        f"Each optimizer has a budget of {search.budget} configurations ({search.sampler}), which "
+        f"Each optimizer has a budget of {count(search.budget, 'configuration')} ({search.sampler}), which "
         "includes failed and diverged ones. The recipe's values are the first configuration.",
         f"Tuning score: last-epoch {score} on the held-out tenth of the training set, with seed "
         f"{search.tuning_seed}. Of equal scores, the one with the lower loss wins. The score of a "

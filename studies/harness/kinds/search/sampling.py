@@ -65,24 +65,70 @@ def missing_packages(name: str) -> list[str]:
     return [package for package in PACKAGES.get(name, ()) if find_spec(package) is None]
 
 
-def sampler_problem(name: str) -> str:
-    """Return an error if the sampler is unknown or lacks a package, otherwise an empty text."""
-    known = [sampler for sampler in samplers() if not missing_packages(sampler)]
-    listed = f"Known: {', '.join(sorted(known))}"
+def unsupported(name: str, space: Space) -> list[str]:
+    """Return the hyperparameters that a sampler would draw at random instead of optimizing them.
+
+    CMA-ES, for example, does not optimize a `Choice`.
+    """
+    if "independent_sampler" not in inspect.signature(samplers()[name]).parameters:
+        return []  # the sampler leaves no hyperparameter to another sampler
+    distributions = _distributions(space)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = _sampler(name, seed=0)
+        study = optuna.create_study(sampler=sampler)
+        study.tell(study.ask(distributions), 0.0)  # samplers infer the space from finished trials
+        number = study.ask().number
+        optimized = sampler.infer_relative_search_space(study, study.trials[number])
+    return [parameter for parameter in distributions if parameter not in optimized]
+
+
+def sampler_problems(name: str, spaces: Sequence[tuple[str, Space]] = ()) -> list[str]:
+    """Return errors if a sampler is unknown, lacks a package or does not support a space.
+
+    Args:
+        name: The name of the sampler.
+        spaces: Pairs of an optimizer and its space. The errors list only the samplers that support
+            all spaces.
+    """
+    # An invalid domain has its own error.
+    spaces = [(of, s) for of, s in spaces if not any(domain.problem() for domain in s.values())]
     if name not in samplers():
-        close = difflib.get_close_matches(name, known, n=1)
+        close = difflib.get_close_matches(name, _supporting(spaces), n=1)
         question = f' Did you mean "{close[0]}"?' if close else ""
-        return f'--sampler = "{name}": unknown.{question} {listed}'
-    if missing := missing_packages(name):
-        packages = " and ".join(missing)
-        return f"--sampler = {name}: needs the package {packages}, which is not installed. {listed}"
-    try:  # some samplers import their packages when they first sample
+        lines = [f'--sampler = "{name}": unknown.{question}']
+    elif missing := missing_packages(name):
+        packages = f"needs the package {' and '.join(missing)}, which is not installed"
+        lines = [f"--sampler = {name}: {packages}."]
+    else:
+        lines = [
+            f"--sampler = {name}: does not optimize {', '.join(parameters)} of {optimizer}, which "
+            "is not a range of numbers."
+            for optimizer, space in spaces
+            if (parameters := unsupported(name, space))
+        ] or _import_errors(name)
+    return [f"{line} Known: {', '.join(_supporting(spaces))}" for line in lines]
+
+
+def _import_errors(name: str) -> list[str]:
+    """Return the error of a sampler that imports its packages when it first samples."""
+    try:
         space = {"x": Range(0.0, 1.0), "y": Range(0.0, 1.0)}
         first = Outcome(Proposal(0, {"x": 0.5, "y": 0.5}, ""), COMPLETED, 0.5, 0.5, {}, 0.0)
         propose(name, space, {}, [first], 0, higher=True)
     except ImportError as error:
-        return f"--sampler = {name}: {str(error).strip().partition(chr(10))[0]}"
-    return ""
+        return [f"--sampler = {name}: {str(error).strip().partition(chr(10))[0].rstrip('.')}."]
+    return []
+
+
+def _supporting(spaces: Sequence[tuple[str, Space]]) -> list[str]:
+    """Return the names of the samplers that are installed and support all spaces."""
+    return [
+        sampler
+        for sampler in sorted(samplers())
+        if not missing_packages(sampler)
+        and not any(unsupported(sampler, space) for _, space in spaces)
+    ]
 
 
 def propose(

@@ -13,7 +13,7 @@ from studies.harness.design.arms import Arm, Trial
 from studies.harness.design.options import SMOKE_LEVELS, SMOKE_SEEDS, Options
 from studies.harness.evidence.metrics import HEADLINE, higher_is_better, on_workload
 from studies.harness.kinds.artefact import Plan
-from studies.harness.kinds.planning import plan_workloads, recipe, setting_errors
+from studies.harness.kinds.planning import plan_workloads, recipe, setting_errors, workloads
 from studies.harness.kinds.search.search import TRAIN_FRACTION, Parameters, Search, Space
 from studies.harness.kinds.selection import with_selection
 from trainables.workloads import RECIPE_SETTINGS
@@ -186,7 +186,7 @@ def _plan(search: Search, workload: str, options: Options) -> SearchPlan:
 
 def _errors(search: Search, options: Options) -> list[str]:
     """Return the errors in the optimizers, the sampler, the seeds and the names of `--set`."""
-    from studies.harness.kinds.search.sampling import sampler_problem
+    from studies.harness.kinds.search.sampling import sampler_problems
 
     no_space = f"{search.name} has no space for this optimizer"
     errors = [
@@ -194,8 +194,7 @@ def _errors(search: Search, options: Options) -> list[str]:
         for name in options.optimizers or []
         if name not in search.spaces
     ]
-    if problem := sampler_problem(search.sampler):
-        errors.append(problem)
+    errors += sampler_problems(search.sampler, _new_spaces(search, options))
     if search.tuning_seed in (options.seeds or range(search.seeds)):
         errors.append(
             f"--seeds: {search.tuning_seed} is the seed of the tuning trials; use other seeds"
@@ -203,3 +202,18 @@ def _errors(search: Search, options: Options) -> list[str]:
     tuned = {name for space in search.spaces.values() for name in space}
     advice = "tunes {name}; remove this option"
     return errors + setting_errors(search, options, search.spaces, tuned, advice)
+
+
+def _new_spaces(search: Search, options: Options) -> list[tuple[str, Space]]:
+    """Return the optimizers and spaces for which the command makes proposals.
+
+    A report needs no proposals.
+    """
+    if options.report_only:
+        return []
+    return [
+        (optimizer, space)
+        for workload in workloads(search, options)
+        for optimizer, space in search.spaces_of(workload).items()
+        if optimizer in (options.optimizers or search.spaces)
+    ]

@@ -111,7 +111,7 @@ def _plan(study: Study, options: Options, workload: str) -> StudyPlan:
         errors += str(error).splitlines()
     if len(trials) > MAX_TRIALS:
         errors.append(
-            f"{study.name} has {len(trials)} trials: must be at most {MAX_TRIALS}; use fewer seeds"
+            f"{study.name} has {count(len(trials), 'trial')}: must be at most {MAX_TRIALS}; use fewer seeds"
         )
     planned = StudyPlan(artefact=study, workload=workload, options=options, trials=trials)
     if not figure_errors:
@@ -188,10 +188,11 @@ def _details(plan: StudyPlan, todo: set[str]) -> list[str]:
     width = max(map(len, arms))
     lines = []
     for label, members in arms.items():
-        count = sum(trial.config.trial_key in todo for trial in members)
+        number = sum(trial.config.trial_key in todo for trial in members)
         seeds = ",".join(str(trial.config.seed) for trial in members)
-        epochs = members[0].config.epochs
-        lines.append(f"  {label:{width}}  seeds {seeds}  {epochs} epochs  {count} to train")
+        noun, epochs = "seed" if len(members) == 1 else "seeds", members[0].config.epochs
+        parts = f"{noun} {seeds}", count(epochs, "epoch"), f"{number} to train"
+        lines.append(f"  {label:{width}}  {'; '.join(parts)}")
     lines += [*coverage.lines(plan.trials), *coverage.warnings(plan.trials)]
     return [*lines, *sentences(_power(plan, plan.root))]
 

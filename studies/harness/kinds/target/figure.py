@@ -66,7 +66,7 @@ class TargetFigure(Figure):
 
         There is one `time_to_target` figure for each hardware.
         """
-        from studies.harness.evidence import targets
+        from studies.harness.evidence import target_results
         from studies.harness.kinds.target import report
         from studies.harness.report.figures import targets as figures
 
@@ -75,7 +75,7 @@ class TargetFigure(Figure):
         return Extension(
             drawn=drawn,
             blocks=report.blocks(times),
-            measured=targets.measured(times),
+            measured=target_results.measured(times),
             files=report.files(times),
         )
 

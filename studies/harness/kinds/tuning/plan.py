@@ -11,7 +11,7 @@ from typing import Any
 from precond.hyperparameters import HyperparameterError, nearest
 from studies.harness.design.arms import Arm, Trial
 from studies.harness.design.options import Options
-from studies.harness.evidence import status
+from studies.harness.evidence import coverage, status
 from studies.harness.evidence.metrics import count, on_workload
 from studies.harness.kinds.artefact import Plan, Work
 from studies.harness.kinds.planning import plan_workloads, recipe
@@ -91,6 +91,7 @@ def missing(plan: TuningPlan) -> Work:
     """Return the trials without a result; none with `--report-only`."""
     todo = status.missing(plan.trials, plan.root, plan.options.retry)
     work = [] if plan.options.report_only else todo
+    examples = [*{trial.arm.optimizer: trial for trial in plan.trials}.values()]
     grid = " x ".join(
         (
             count(len(plan.optimizers), "optimizer"),
@@ -101,4 +102,11 @@ def missing(plan: TuningPlan) -> Work:
     total = len(plan.trials)
     summary = f"{count(total, 'trial')} ({grid}): {total - len(todo)} done, {len(todo)} to go"
     records = [{"key": t.config.trial_key, "config": t.config.to_dict()} for t in work]
-    return Work(count=len(work), summary=summary, records=records, trials=work, on_ray=True)
+    return Work(
+        count=len(work),
+        summary="\n".join([summary, *coverage.warnings(examples)]),
+        details=coverage.lines(examples),
+        records=records,
+        trials=work,
+        on_ray=True,
+    )

@@ -29,7 +29,7 @@ def report(plan: TuningPlan) -> Report:
     ledger = read(plan)
     rows = [_winner(ledger, optimizer) for optimizer in ledger.optimizers]
     caption = (
-        f"Means of {ledger.metric} over {len(plan.artefact.seeds)} seeds. At an edge: "
+        f"Means of {ledger.metric} over {count(len(plan.artefact.seeds), 'seed')}. At an edge: "
         "hyperparameters whose value in the best configuration is the smallest or largest tried."
     )
     files = {
@@ -120,7 +120,7 @@ def _warnings(ledger: Ledger) -> list[str]:
 def _procedure(plan: TuningPlan) -> str:
     seeds = ", ".join(map(str, plan.artefact.seeds))
     return (
-        f"Each optimizer has {plan.artefact.budget} configurations, which are trained with the "
+        f"Each optimizer has {count(plan.artefact.budget, 'configuration')}, trained with the "
         f"seeds {seeds} on {TRAIN_FRACTION:.0%} of the training set. The other examples are held "
         f"out. The winner is the configuration with the best mean of {plan.metric}, measured on the "
         "held-out examples after the last epoch. A configuration with a trial that did not "
