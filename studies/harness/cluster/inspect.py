@@ -25,8 +25,8 @@ from ray._private.services import canonicalize_bootstrap_address_or_die
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from precond.counts import counted
 from studies.harness.design.options import Options
-from studies.harness.evidence.metrics import count
 from trainables import packing
 from trainables.config import TrialConfig
 from trainables.fingerprint import difference, fingerprint
@@ -121,8 +121,8 @@ def describe(nodes: Sequence[Mapping[str, Any]]) -> str:
     prefix = "accelerator_type:"
     kinds = sorted(name.removeprefix(prefix) for name in resources if name.startswith(prefix))
     models = f" ({', '.join(kinds)})" if resources["GPU"] and kinds else ""
-    cpus, gpus = (count(int(resources[name]), name) for name in ("CPU", "GPU"))
-    return f"cluster of {count(len(nodes), 'node')}: {cpus}, {gpus}{models}"
+    cpus, gpus = (counted(int(resources[name]), name) for name in ("CPU", "GPU"))
+    return f"cluster of {counted(len(nodes), 'node')}: {cpus}, {gpus}{models}"
 
 
 def _probe(host: str, port: int) -> None:

@@ -19,9 +19,10 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
 import precond
+from precond.counts import counted
 from studies.harness.command.limited import OverLimitError, limited
 from studies.harness.command.options import Options
-from studies.harness.evidence.metrics import count, duration
+from studies.harness.evidence.metrics import duration
 from studies.harness.kinds.study.study import Trial
 from trainables.config import TrialConfig
 from trainables.descent import build_optimizer
@@ -90,7 +91,7 @@ class Estimate:
         )
         source = steps if names else "committed epochs"
         excluded = f" Not included: {missing}, which exceed the limits of a dry run ({limits})."
-        trials = count(self.slots, "concurrent trial")
+        trials = counted(self.slots, "concurrent trial")
         return (
             f"Training takes about {duration(self.seconds / self.slots)} with {trials} on this "
             f"machine, or {duration(self.seconds)} with one trial at a time (measured: {source}). "

@@ -20,10 +20,10 @@ from typing import Any
 
 from rich.console import Console
 
+from precond.counts import counted
 from studies.harness.command import screen
 from studies.harness.design.options import Options
 from studies.harness.design.result import Listing, Report
-from studies.harness.evidence.metrics import count
 from studies.harness.evidence.status import COMPLETED, LOST
 from studies.harness.kinds import records
 from studies.harness.kinds.artefact import Plan
@@ -119,7 +119,7 @@ def _kept(plan: Plan, earlier: Mapping[str, Any]) -> Report | None:
         return None
     line = (
         f"None of the {plan.planned} planned results exists, so the report was not replaced. Its "
-        f"{count(number, 'result')} {'belong' if number > 1 else 'belongs'} to an earlier version "
+        f"{counted(number, 'result')} {'belong' if number > 1 else 'belongs'} to an earlier version "
         "of the study, of a plugin or of this project."
     )
     return dataclasses.replace(report, findings=[line, *report.findings], failed=False)
@@ -138,7 +138,7 @@ def _set_aside(plan: Plan, results: Sequence[str], earlier: Mapping[str, Any]) -
     if not target.exists():
         plan.folder.rename(target)
     return [
-        f"The earlier report has {count(len(lost), 'result')} that this report does not show, for "
+        f"The earlier report has {counted(len(lost), 'result')} that this report does not show, for "
         f"example because the study was edited. It is kept in {target.relative_to(plan.root)}."
     ]
 

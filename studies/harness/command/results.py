@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from precond.counts import counted
 from studies.harness.command import reports, screen
 from studies.harness.design.arms import Arm, Trial, sort_key
 from studies.harness.design.configurations import configuration_of, varied
 from studies.harness.design.result import Report
-from studies.harness.evidence.metrics import count
 from studies.harness.kinds.artefact import Plan
 from trainables.config import TrialConfig
 from trainables.store import read_config, trial_folders
@@ -238,7 +238,7 @@ class Folder:
 
         counts = Counter(progress(folder)["status"] for folder in trial_folders(self.root))
         text = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
-        return f"<Folder {self.root}: {count(len(self.trials), 'trial')}, {text}>"
+        return f"<Folder {self.root}: {counted(len(self.trials), 'trial')}, {text}>"
 
     def _repr_html_(self) -> str:
         return self.frame()._repr_html_()  # type: ignore[attr-defined]

@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from precond.counts import counted
 from studies.harness.design.ending import ENVIRONMENT, INVALID_COMMAND
 from studies.harness.design.options import default_root, default_uri
 from studies.harness.design.result import Listing, Report
-from studies.harness.evidence.metrics import count
 
 WIDTH = 80
 VERDICTS = {"supported": "bold green", "contradicted": "bold red", "inconclusive": "bold"}
@@ -103,7 +103,7 @@ def _show_claims(claims: Sequence[Mapping[str, Any]], console: Console) -> None:
         console.print(text, highlight=False, soft_wrap=True)
     if rest := len(claims) - len(tested):
         line = (
-            f"Not tested: {rest} of {count(len(claims), 'claim')}; the report states the reasons."
+            f"Not tested: {rest} of {counted(len(claims), 'claim')}; the report states the reasons."
         )
         plain(_item(line, console), console)
 

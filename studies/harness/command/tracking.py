@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from precond.counts import counted
 from studies.harness.command.catalogue import OUT, URI, artefacts
 from studies.harness.command.screen import environment, refuse
 from studies.harness.design.ending import COMPLETE, SOME_FAILED
 from studies.harness.design.options import default_root
-from studies.harness.evidence.metrics import count
 from trainables.files import StoreError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _unsent(updates: Sequence[Update], root: Path) -> str:
         return ""
     verb = "belongs" if number == 1 else "belong"
     return (
-        f"{number} of {count(len(keys), 'trial')} in {root} {verb} to no study or selection above; to "
+        f"{number} of {counted(len(keys), 'trial')} in {root} {verb} to no study or selection above; to "
         "send the results, repeat the command that trained them, with --report-only"
     )
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import click
 
+from precond.counts import counted
 from studies.harness.command.catalogue import OUT
 from studies.harness.command.naming import Names, find
 from studies.harness.command.screen import environment, refuse, terminal
 from studies.harness.design.ending import COMPLETE
-from studies.harness.evidence.metrics import count
 
 INTERRUPTED = "interrupted"
 
@@ -84,7 +84,7 @@ def _epochs(folder: Path, config: Mapping[str, Any]) -> str:
 
     start = _ago(read_lines(folder / "attempts.jsonl")[-1]["time"])
     epochs = len(read_lines(folder / "epochs.jsonl"))
-    return f"{epochs} of {count(config['epochs'], 'epoch')} committed, started {start}"
+    return f"{epochs} of {counted(config['epochs'], 'epoch')} committed, started {start}"
 
 
 @click.command(

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from precond.counts import counted
 from studies.harness.design import matching
 from studies.harness.design.claims import Claim
 from studies.harness.evidence.gains import (
@@ -31,7 +32,7 @@ from studies.harness.evidence.gains import (
     subtract,
     values_of,
 )
-from studies.harness.evidence.metrics import count, join_words, words
+from studies.harness.evidence.metrics import join_words, words
 from studies.harness.statistics.paired import ALPHA, holm, mean_test, rank_p
 from studies.harness.statistics.planning import seeds_needed
 from studies.harness.statistics.sequential import anytime_p
@@ -258,7 +259,7 @@ class ClaimTest:
         if self.failed[pair]:
             return "rank test, because a trial has the worst result"
         if missing:
-            return f"{count(missing, 'pair')} without two common seeds"
+            return f"{counted(missing, 'pair')} without two common seeds"
         return ""
 
 

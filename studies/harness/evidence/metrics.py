@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import trainables.metrics
+from precond.counts import counted
 from precond.hyperparameters import HyperparameterError, nearest
 from studies.harness.design.claims import Claim
 
@@ -137,11 +138,6 @@ def number(value: float, kind: str) -> str:
     return text if float(text.rstrip("%")) else text.lstrip("+-")
 
 
-def count(size: int, noun: str) -> str:
-    """Return `1 arm` or `2 arms`."""
-    return f"{size} {noun}{'' if size == 1 else 's'}"
-
-
 def join_words(words: Sequence[str], conjunction: str = "and") -> str:
     """Return `a`, `a and b` or `a, b and c`."""
     return f" {conjunction} ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
@@ -149,7 +145,7 @@ def join_words(words: Sequence[str], conjunction: str = "and") -> str:
 
 def few(arms: Sequence[str]) -> str:
     """Return the labels of arms in words, or only their number if there are more than `FEW`."""
-    return join_words(arms) if len(arms) <= FEW else count(len(arms), "arm")
+    return join_words(arms) if len(arms) <= FEW else counted(len(arms), "arm")
 
 
 def probability(p: float) -> str:

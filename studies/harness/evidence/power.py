@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from precond.counts import counted
 from precond.hyperparameters import HyperparameterError, is_integer
 from studies.harness.design import matching
 from studies.harness.design.claims import Claim
 from studies.harness.evidence.gains import has_ratios, oriented
-from studies.harness.evidence.metrics import claim_metric, count, unit, words
+from studies.harness.evidence.metrics import claim_metric, unit, words
 from studies.harness.statistics.paired import moments
 from studies.harness.statistics.planning import MOST, seeds_needed, smallest_effect
 from trainables.config import TrialConfig
@@ -166,16 +167,16 @@ def sentences(power: Power) -> list[str]:
     """Return what a design can detect."""
     if power.seeds < 2 or not power.pairs:
         return warnings(power)
-    pairs = f"{count(power.pairs, 'pair')} of arms"
-    family, correction = f"{count(len(power.claims), 'claim')} about {pairs}", "claim"
+    pairs = f"{counted(power.pairs, 'pair')} of arms"
+    family, correction = f"{counted(len(power.claims), 'claim')} about {pairs}", "claim"
     note = "If a claim has a margin, the gain is the distance from the margin."
     if not power.claims:
         explored = f"all {pairs}" if power.pairs > 1 else pairs
         family = f"no claims about this workload, so its report only explores {explored}"
         correction, note = "pair", SIMILAR
     return [
-        f"The study has {family}. After Holm's correction over {count(power.tests, correction)}, a "
-        f"paired t-test with {count(power.seeds, 'seed')} detects a gain of {_gain(power)} with 80% power. A "
+        f"The study has {family}. After Holm's correction over {counted(power.tests, correction)}, a "
+        f"paired t-test with {counted(power.seeds, 'seed')} detects a gain of {_gain(power)} with 80% power. A "
         f"gain of 1 SD needs {_seeds(power.seeds_for_one_sd)}. {note} {_source(power)}",
         *warnings(power),
     ]
@@ -231,4 +232,4 @@ def _source(power: Power) -> str:
 
 
 def _seeds(seeds: int | None) -> str:
-    return f"more than {MOST} seeds" if seeds is None else count(seeds, "seed")
+    return f"more than {MOST} seeds" if seeds is None else counted(seeds, "seed")

@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from precond.counts import counted
 from studies.harness.design.arms import Trial, first_trials
 from studies.harness.design.facts import Facts
 from studies.harness.evidence.analysis import Evidence
@@ -23,7 +24,6 @@ from studies.harness.evidence.costs import Cost, Costs
 from studies.harness.evidence.metrics import (
     EPOCHS_TO_TARGET,
     SECONDS_TO_TARGET,
-    count,
     higher_is_better,
     metric_name,
     show,
@@ -146,7 +146,7 @@ def target_of_runs(
     )
     if values.empty:
         return None
-    mean, trials = float(values.mean()), count(len(values), "trial")
+    mean, trials = float(values.mean()), counted(len(values), "trial")
     text = f"{show(metric, mean)}, the mean {metric_name(metric)} of the {of} epoch over {trials}"
     if share == 1:
         return Target(mean, f"{rule}: {text}")

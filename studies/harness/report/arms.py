@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from precond.counts import counted
 from studies.harness.design.result import Listing
 from studies.harness.evidence.analysis import Evidence
 from studies.harness.evidence.arms import BEST, SECONDS
@@ -14,7 +15,6 @@ from studies.harness.evidence.contrasts import Differences, Pair, beaten
 from studies.harness.evidence.metrics import (
     FEW,
     Unit,
-    count,
     few,
     higher_is_better,
     join_words,
@@ -95,7 +95,7 @@ def best(evidence: Evidence) -> list[Text]:
     if not losers:
         return [Text(f"No two arms are significantly different ({notes.TESTS}).", finding=True)]
     if len(arms) > FEW:
-        better = f"{count(len(arms), 'arm')} are significantly better than at least one other arm"
+        better = f"{counted(len(arms), 'arm')} are significantly better than at least one other arm"
     else:
         better = "; ".join(f"{arm} is significantly better than {few(losers[arm])}" for arm in arms)
     base = "these" if len(arms) > FEW else join_words(arms, "or")
@@ -254,7 +254,7 @@ def _blocks(
     if differences.tests:
         note += (
             " The p-values are those of paired t-tests, Holm-corrected over the "
-            f"{count(differences.tests, 'difference')} of this table only. {UNCORRECTED}"
+            f"{counted(differences.tests, 'difference')} of this table only. {UNCORRECTED}"
         )
     if any(row.failures for row in rows):
         note += f" {FAILURES}"

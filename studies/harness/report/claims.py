@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from precond.counts import counted
 from studies.harness.evidence.claims import CONTRADICTED, INCONCLUSIVE, NOT_TESTED, Decision
-from studies.harness.evidence.metrics import count, probability, unit, words
+from studies.harness.evidence.metrics import probability, unit, words
 from studies.harness.report.document import Block, Heading, Table, Text
 from studies.harness.statistics.planning import MOST
 
@@ -147,7 +148,7 @@ def _seeds(decision: Decision) -> str:
         return ""
     if decision.seeds is None:
         return f"; more than {MOST} seeds would be needed to decide it"
-    return f"; about {count(decision.seeds, 'seed')} would decide it"
+    return f"; about {counted(decision.seeds, 'seed')} would decide it"
 
 
 def _table(decisions: Sequence[Decision], metric: str) -> Table:
@@ -184,7 +185,7 @@ def _notes(decisions: Sequence[Decision], metric: str) -> Text:
         "mean over the seeds. It is below 1 if the arm is better, and its t-test is computed from "
         "the logarithms. The intervals are not corrected.",
         "p is twice the smaller p-value of two one-sided paired t-tests, one for the claim and one "
-        f"against it, Holm-corrected over {count(len(decisions), 'tested claim')}. The verdict is "
+        f"against it, Holm-corrected over {counted(len(decisions), 'tested claim')}. The verdict is "
         "at the 5% level. It is valid if the number of seeds was chosen before the results were "
         "seen.",
         "The anytime-valid verdict and p-value are computed from e-processes. They are also "

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from precond.counts import counted
 from studies.harness.evidence.analysis import Evidence
 from studies.harness.evidence.interaction import Cells, Interaction, interaction
-from studies.harness.evidence.metrics import Unit, count, number, probability, unit
+from studies.harness.evidence.metrics import Unit, number, probability, unit
 from studies.harness.report.document import Block, Heading, Table, Text
 from studies.harness.statistics.paired import ALPHA
 
@@ -59,7 +60,7 @@ def _sentence(result: Interaction, first: str, second: str) -> str:
     test = f"F({result.df[0]}, {result.df[1]}) = {number(result.f, '.3g')}"
     return (
         f"the effect of {first} {depends} on {second} ({test}, p {p if '<' in p else f'= {p}'}, "
-        f"{count(result.n, 'seed')})."
+        f"{counted(result.n, 'seed')})."
     )
 
 

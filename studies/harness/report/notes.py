@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+from precond.counts import counted
 from studies.harness.evidence.analysis import Evidence
 from studies.harness.evidence.contrasts import beaten
-from studies.harness.evidence.metrics import Unit, bounds, count, few, higher_is_better, unit, words
+from studies.harness.evidence.metrics import Unit, bounds, few, higher_is_better, unit, words
 from studies.harness.evidence.status import IN_FLIGHT
 from studies.harness.statistics.planning import seeds_needed
 
@@ -105,7 +106,7 @@ def power(evidence: Evidence) -> str:
         return ""
     text = (
         f"With {detectable.n} common seeds, the smallest difference that a paired t-test detects "
-        f"with 80% power after the correction over {count(detectable.pairs, 'pair')} of arms is "
+        f"with 80% power after the correction over {counted(detectable.pairs, 'pair')} of arms is "
         f"{show.show(detectable.difference)} {show.difference}. This is {detectable.effect:.1f} "
         "times the standard deviation of the differences by seed, which is "
         f"{show.show(detectable.sd)} {show.difference} (pooled over pairs)."
@@ -118,7 +119,7 @@ def power(evidence: Evidence) -> str:
     if detectable.conclusive or seeds is None:
         return text
     return (
-        f"{text} These seeds are too few to compare all pairs of arms: with {count(seeds, 'seed')}, the "
+        f"{text} These seeds are too few to compare all pairs of arms: with {counted(seeds, 'seed')}, the "
         f"smallest difference would be {PLANNED_EFFECT:g} standard deviations."
     )
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from precond.counts import counted
 from studies.harness.design.arms import Arm, Trial
 from studies.harness.design.facts import Facts
 from studies.harness.evidence.ledger import PROVENANCE
-from studies.harness.evidence.metrics import count, join_words
+from studies.harness.evidence.metrics import join_words
 from studies.harness.published import papers
 from studies.harness.report.document import Details, Text
 from trainables.config import TrialConfig
@@ -81,7 +82,7 @@ def _fixed(trials: Sequence[Trial]) -> str:
 
 
 def _epochs(numbers: str) -> str:
-    return f"{numbers} epochs" if "," in numbers else count(int(numbers), "epoch")
+    return f"{numbers} epochs" if "," in numbers else counted(int(numbers), "epoch")
 
 
 def _hyperparameters(trials: Sequence[Trial]) -> tuple[str, ...]:
@@ -129,7 +130,7 @@ def provenance(frame: pd.DataFrame) -> Text:
     for name in PROVENANCE:
         counts = frame[name].dropna().value_counts().sort_index()
         values = [
-            f"{value} ({count(number, 'trial')})" if len(counts) > 1 else str(value)
+            f"{value} ({counted(number, 'trial')})" if len(counts) > 1 else str(value)
             for value, number in counts.items()
         ]
         parts.append(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from precond.counts import counted
 from studies.harness.evidence.analysis import Evidence
 from studies.harness.evidence.ledger import series
 from studies.harness.evidence.levels import (
@@ -20,7 +21,7 @@ from studies.harness.evidence.levels import (
     margin,
     sorted_levels,
 )
-from studies.harness.evidence.metrics import count, join_words, number, words
+from studies.harness.evidence.metrics import join_words, number, words
 from studies.harness.evidence.status import COMPLETED, DIVERGED, FAILED, LOST, OOM, UNFINISHED
 from studies.harness.published.papers import Cell
 from studies.harness.published.results import (
@@ -151,7 +152,7 @@ def stability(evidence: Evidence, factor: str) -> list[Block]:
     verbs = {DIVERGED: "diverged", OOM: "ran out of memory", FAILED: "failed"}
     lost = join_words([f"{number} {verbs[status]}" for status, number in evidence.lost.items()])
     finding = (
-        f"Of {count(len(evidence.trials), 'planned trial')}, {lost}; no mean includes these trials, "
+        f"Of {counted(len(evidence.trials), 'planned trial')}, {lost}; no mean includes these trials, "
         "but every comparison counts them as the worst of their seeds."
     )
     return [Heading(title), Text(finding, finding=True), table, Text(note, note=True)]
@@ -164,7 +165,7 @@ def without_value(evidence: Evidence) -> list[Text]:
     if not missing:
         return []
     text = (
-        f"Of {count(finished, 'completed trial')}, {missing} ended without a finite "
+        f"Of {counted(finished, 'completed trial')}, {missing} ended without a finite "
         f"{words(evidence.metric)}; no mean includes them."
     )
     return [Text(text, finding=True)]

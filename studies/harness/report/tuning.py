@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from precond.counts import counted
 from studies.harness.design.arms import Trial, spelled, value
-from studies.harness.evidence.metrics import count, show, words
+from studies.harness.evidence.metrics import show, words
 from studies.harness.report.document import Block, Heading, Table, Text
 from trainables.recipes import Recipe, Tuned
 from trainables.recipes.tuning import SPACES, Ledger, committed_ledger
@@ -107,7 +108,9 @@ def _search(tuning: Tuned | None, trial: Trial) -> list[str]:
     ranges = ", ".join(f"{name} {lo:g} to {hi:g}" for name, (lo, hi) in tuning.ranges.items())
     subject = f" for {tuning.optimizer}" if tuning.optimizer != trial.arm.optimizer else ""
     place = f" on {tuning.workload}" if tuning.workload != trial.config.workload else ""
-    size = f"{tuning.configurations} x {count(len(tuning.seeds), 'seed')} ({_listed(tuning.seeds)})"
+    size = (
+        f"{tuning.configurations} x {counted(len(tuning.seeds), 'seed')} ({_listed(tuning.seeds)})"
+    )
     score = show(tuning.metric, tuning.score)
     return [f"{ranges}{subject}{place}", size, settings(tuning.values), score]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+from precond.counts import counted
 from studies.harness.design.facts import Facts
 from studies.harness.design.options import Options
 from studies.harness.design.result import Report
-from studies.harness.evidence.metrics import count
 
 MARK = "inputs_sent"  # tag of the report's run: digest of the inputs of the last complete update
 CLAIM_TAGS = "claim/", "verdict/"  # prefixes; see `claim_tags`
@@ -30,7 +30,7 @@ class Sent:
 
     def __str__(self) -> str:
         parts = [(self.runs, "run"), (self.epochs, "epoch")]
-        counts = " and ".join(count(number, noun) for number, noun in parts if number)
+        counts = " and ".join(counted(number, noun) for number, noun in parts if number)
         return f"{counts} sent" if counts else "nothing new"
 
 

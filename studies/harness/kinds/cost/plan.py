@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from precond.counts import counted
 from precond.hyperparameters import HyperparameterError
 from studies.harness.design.options import Options
-from studies.harness.evidence.metrics import count
 from studies.harness.kinds.artefact import Plan, Work
 from studies.harness.kinds.cost.cost import CostStudy
 from studies.harness.kinds.planning import workloads
@@ -179,9 +179,9 @@ def missing(plan: CostPlan) -> Work:
     commands = [] if plan.options.report_only else plan.commands
     settings = plan.settings
     summary = (
-        f"{count(len(plan.optimizers), 'optimizer')} relative to SGD, batch size {settings['batch_size']}, "
-        f"{count(settings['blocks'], 'block')} for each, on {settings['device']}: "
-        f"{count(len(plan.results), 'finished result')}, {count(len(commands), 'benchmark')} to run"
+        f"{counted(len(plan.optimizers), 'optimizer')} relative to SGD, batch size {settings['batch_size']}, "
+        f"{counted(settings['blocks'], 'block')} for each, on {settings['device']}: "
+        f"{counted(len(plan.results), 'finished result')}, {counted(len(commands), 'benchmark')} to run"
     )
     details = [f"  python -m {' '.join(command)}" for command in commands]
     records = [{"command": command} for command in commands]

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 import precond
 from precond.algorithm import LayerShape, Signals
 from precond.algorithms.nysact import NysAct
+from precond.counts import counted
 from precond.parts import linalg
 from precond.parts.rows import LinearRows
-from studies.harness.evidence.metrics import count
 from studies.harness.kinds.probe.execute import Epochs
 from studies.harness.kinds.probe.folder import Arrays, Result
 from studies.harness.kinds.probe.probe import Covariances
@@ -203,7 +203,7 @@ def blocks(parameters: Covariances, numbers: Any) -> list[Block]:
     column_sketch = sketched.groupby("layer", sort=False)["frobenius"].mean()
     above = [str(layer) for layer, error in column_sketch.items() if error > LARGE_ERROR]
     sentence = (
-        f"In {len(above)} of {count(len(column_sketch), 'layer')}, the column sketch has a mean relative "
+        f"In {len(above)} of {counted(len(column_sketch), 'layer')}, the column sketch has a mean relative "
         f"Frobenius error above {LARGE_ERROR:g}{': ' + ', '.join(above) if above else ''}."
     )
     table = Table(name="covariances", header=header, rows=rows, caption=caption)

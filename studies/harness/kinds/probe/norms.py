@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 import precond
+from precond.counts import counted
 from precond.layers import find_layers
-from studies.harness.evidence.metrics import count, number
+from studies.harness.evidence.metrics import number
 from studies.harness.kinds.probe.execute import Epochs
 from studies.harness.kinds.probe.folder import Arrays, Result
 from studies.harness.kinds.probe.probe import Norms
@@ -118,13 +119,13 @@ def blocks(parameters: Norms, numbers: Any) -> list[Block]:
     growing = [name for name, rows in named if rows["growth"].mean() > GROWTH]
     zero = [name for name, rows in named if not rows["smallest"].min() > 0]
     sentence = (
-        f"The norms of {len(growing)} of {count(len(layers), 'layer')} still grow by more than "
+        f"The norms of {len(growing)} of {counted(len(layers), 'layer')} still grow by more than "
         f"{GROWTH:.0%} over the last tenth of the training{_in_parentheses(growing)}. The norms "
-        f"of {count(len(zero), 'layer')} reached zero{_in_parentheses(zero)}."
+        f"of {counted(len(zero), 'layer')} reached zero{_in_parentheses(zero)}."
     )
     note = (
         "Frobenius norm of (1/N) sum a a^T over the rows a of a training batch, at every step of "
-        f"{count(numbers['seed'].nunique(), 'network')}. Smallest and largest: over all steps and "
+        f"{counted(numbers['seed'].nunique(), 'network')}. Smallest and largest: over all steps and "
         "networks. First and last: means over the networks. Growth at end: the mean over the "
         "last tenth of the steps, divided by the mean over the previous tenth, minus 1."
     )

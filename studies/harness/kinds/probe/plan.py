@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from precond.counts import counted
 from precond.hyperparameters import HyperparameterError, nearest
 from precond.layers import find_layers
 from studies.harness.design.arms import Arm, Trial
 from studies.harness.design.options import SMOKE_SEEDS, Options
-from studies.harness.evidence.metrics import count
 from studies.harness.kinds.artefact import Plan, Work
 from studies.harness.kinds.planning import plan_workloads, recipe
 from studies.harness.kinds.probe import folder
@@ -128,8 +128,8 @@ def missing(plan: ProbePlan) -> Work:
     todo = [] if plan.options.report_only else unmeasured
     epochs = plan.trials[0].config.epochs
     summary = (
-        f"{count(len(plan.trials), 'network')} ({plan.artefact.optimizer}, "
-        f"{count(epochs, 'epoch')}): "
+        f"{counted(len(plan.trials), 'network')} ({plan.artefact.optimizer}, "
+        f"{counted(epochs, 'epoch')}): "
         f"{len(results)} done, {len(unmeasured)} to go"
     )
     records = [

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from precond.counts import counted
 from studies.harness.design.arms import Trial
 from studies.harness.design.options import Options
 from studies.harness.evidence import coverage, status
-from studies.harness.evidence.metrics import count
 from studies.harness.kinds.artefact import Work
 from studies.harness.kinds.records import Stored, stored_plans
 from studies.harness.kinds.search.proposals import STOPPED, DifferentSearch
@@ -107,7 +107,9 @@ def missing(plan: SearchPlan) -> Work:
         configurations, fresh = state.to_go(proposer)
         domains = plan.spaces[proposer.optimizer]
         space = ", ".join(f"{name} {domain}" for name, domain in domains.items())
-        to_go = f"{count(configurations, 'configuration')} and {count(fresh, 'fresh trial')} to go"
+        to_go = (
+            f"{counted(configurations, 'configuration')} and {counted(fresh, 'fresh trial')} to go"
+        )
         lines.append(f"  {proposer.optimizer:{width}}  {to_go}  ({space})")
         records.append(
             {
@@ -120,8 +122,8 @@ def missing(plan: SearchPlan) -> Work:
             }
         )
     summary = (
-        f"{count(search.budget, 'configuration')} for each of {count(len(state.proposers), 'optimizer')} "
-        f"({search.sampler}{asha}), then each winner under {count(len(plan.seeds), 'fresh seed')}"
+        f"{counted(search.budget, 'configuration')} for each of {counted(len(state.proposers), 'optimizer')} "
+        f"({search.sampler}{asha}), then each winner under {counted(len(plan.seeds), 'fresh seed')}"
     )
     summary = "\n".join([summary, *lines, *coverage.warnings(examples(plan))])
     return Work(

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from precond.counts import counted
 from studies.harness.design.arms import spelled
 from studies.harness.design.result import Listing, Report
 from studies.harness.evidence import arms, ledger
 from studies.harness.evidence.analysis import Evidence
-from studies.harness.evidence.metrics import count, duration, metric_name, unit, words
+from studies.harness.evidence.metrics import duration, metric_name, unit, words
 from studies.harness.evidence.status import UNFINISHED
 from studies.harness.kinds.search.plan import SearchState, examples, known
 from studies.harness.kinds.search.results import (
@@ -207,7 +208,7 @@ def _search_note(results: SearchResults) -> str:
         sides, difference = ("high", "highest"), f"tuning score minus {mean}"
     percent = ", in percentage points" if unit(results.plan.score).percent else ""
     sentences = [
-        f"Each optimizer has a budget of {count(search.budget, 'configuration')} ({search.sampler}), which "
+        f"Each optimizer has a budget of {counted(search.budget, 'configuration')} ({search.sampler}), which "
         "includes failed and diverged ones. The recipe's values are the first configuration.",
         f"Tuning score: last-epoch {score} on the held-out tenth of the training set, with seed "
         f"{search.tuning_seed}. Of equal scores, the one with the lower loss wins. The score of a "
@@ -253,7 +254,7 @@ def _budgets(results: SearchResults) -> list[Block]:
         "contains 90% of the draws. Both are computed exactly, from order statistics. Failed and "
         "stopped configurations have no score and rank below all others. `none` in `best_of_k.csv` "
         "is the share of draws in which no configuration has a score. A lead is significant if "
-        f"permutation tests (5% level, corrected over {count(len(pairs), 'pair')} of optimizers) "
+        f"permutation tests (5% level, corrected over {counted(len(pairs), 'pair')} of optimizers) "
         "show it at this k and at every larger k; otherwise it is not certain."
     )
     if search.sampler not in EXCHANGEABLE or search.asha:

@@ -13,12 +13,13 @@ from typing import Any
 
 import pandas as pd
 
+from precond.counts import counted
 from studies.harness.design.arms import Arm, Trial, as_level, spelled
 from studies.harness.evidence import ledger
 from studies.harness.evidence.analysis import Evidence, analyse_tables
 from studies.harness.evidence.arms import completed
 from studies.harness.evidence.claims import Decision, decide
-from studies.harness.evidence.metrics import count, metric_name, step
+from studies.harness.evidence.metrics import metric_name, step
 from studies.harness.kinds.search.proposals import IN_FLIGHT, STOPPED, Outcome
 from studies.harness.kinds.search.proposer import Proposer
 from studies.harness.kinds.search.search import TRAIN_FRACTION
@@ -132,7 +133,7 @@ def recipe(results: SearchResults) -> str:
     held_out = f"the held-out {1 - TRAIN_FRACTION:.0%} of the training set"
     lines = [
         f"# {plan.workload}, tuned by studies/{search.name}.py ({search.sampler}, seed "
-        f"{search.tuning_seed}): for each optimizer, the best of {count(search.budget, 'configuration')}",
+        f"{search.tuning_seed}): for each optimizer, the best of {counted(search.budget, 'configuration')}",
         f"# by the {metric_name(plan.score)} on {held_out}.",
         "optimizers = {",
     ]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from precond.counts import counted
 from studies.harness.design.arms import Trial
-from studies.harness.evidence.metrics import count
 from studies.harness.evidence.status import FAILED, missing, progress
 from studies.harness.kinds.study.plan import StudyPlan, reported
 from trainables.store import trial_folder
@@ -24,7 +24,7 @@ def next_steps(plan: StudyPlan) -> list[tuple[str, str]]:
         steps.append((command, "trains the failed trials again"))
     if unfinished:
         options = ["without --report-only"] if plan.options.report_only else []
-        effect = f"trains the {count(len(unfinished), 'unfinished trial')}"
+        effect = f"trains the {counted(len(unfinished), 'unfinished trial')}"
         return [*steps, (_command(plan, unfinished, *options), effect)]
     seeds = {trial.config.seed for trial in trials}
     if seeds != set(range(len(seeds))):

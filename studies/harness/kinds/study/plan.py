@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from precond.counts import counted
 from precond.hyperparameters import HyperparameterError
 from studies.harness.design.arms import Trial, levels_of
 from studies.harness.design.options import SMOKE_SEEDS, Options
 from studies.harness.evidence import coverage, status
-from studies.harness.evidence.metrics import count
 from studies.harness.evidence.status import trained_seeds
 from studies.harness.kinds.artefact import Plan, Work
 from studies.harness.kinds.planning import plan_workloads, recipe, workloads
@@ -111,7 +111,7 @@ def _plan(study: Study, options: Options, workload: str) -> StudyPlan:
         errors += str(error).splitlines()
     if len(trials) > MAX_TRIALS:
         errors.append(
-            f"{study.name} has {count(len(trials), 'trial')}: must be at most {MAX_TRIALS}; use fewer seeds"
+            f"{study.name} has {counted(len(trials), 'trial')}: must be at most {MAX_TRIALS}; use fewer seeds"
         )
     planned = StudyPlan(artefact=study, workload=workload, options=options, trials=trials)
     if not figure_errors:
@@ -174,8 +174,8 @@ def _summary(trials: Sequence[Trial], todo: int) -> str:
     arms = len({trial.config.group_key for trial in trials})
     complete = arms * seeds == len(trials)
     operator = " x" if complete else ", up to"
-    grid = f"{count(arms, 'arm')}{operator} {count(seeds, 'seed')}"
-    return f"{count(len(trials), 'trial')} ({grid}): {len(trials) - todo} done, {todo} to go"
+    grid = f"{counted(arms, 'arm')}{operator} {counted(seeds, 'seed')}"
+    return f"{counted(len(trials), 'trial')} ({grid}): {len(trials) - todo} done, {todo} to go"
 
 
 def _details(plan: StudyPlan, todo: set[str]) -> list[str]:
@@ -191,7 +191,7 @@ def _details(plan: StudyPlan, todo: set[str]) -> list[str]:
         number = sum(trial.config.trial_key in todo for trial in members)
         seeds = ",".join(str(trial.config.seed) for trial in members)
         noun, epochs = "seed" if len(members) == 1 else "seeds", members[0].config.epochs
-        parts = f"{noun} {seeds}", count(epochs, "epoch"), f"{number} to train"
+        parts = f"{noun} {seeds}", counted(epochs, "epoch"), f"{number} to train"
         lines.append(f"  {label:{width}}  {'; '.join(parts)}")
     lines += [*coverage.lines(plan.trials), *coverage.warnings(plan.trials)]
     return [*lines, *sentences(_power(plan, plan.root))]

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from precond.counts import counted
 from studies.harness.design.result import Listing, Report
 from studies.harness.evidence import arms, costs
 from studies.harness.evidence.analysis import Evidence
 from studies.harness.evidence.claims import NOT_TESTED
-from studies.harness.evidence.metrics import count
 from studies.harness.evidence.status import FAILED, IN_FLIGHT, NOT_RUN
 from studies.harness.kinds.study import results
 from studies.harness.kinds.study.figures import DiagnosticsFigure, Extension
@@ -102,7 +102,7 @@ def _interim(evidence: Evidence) -> list[Block]:
     if not tested or not unfinished:
         return []
     text = (
-        f"{unfinished} of {count(len(evidence.trials), 'planned trial')} have not ended. If you look "
+        f"{unfinished} of {counted(len(evidence.trials), 'planned trial')} have not ended. If you look "
         "at these verdicts and train more trials, only the anytime-valid verdicts hold."
     )
     return [Text(text, label="Interim", finding=True)]

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from precond.counts import counted
 from studies.harness.evidence.costs import HOW, NOT_MEASURED, Cost
-from studies.harness.evidence.metrics import count, number, show, words
+from studies.harness.evidence.metrics import number, show, words
 from studies.harness.evidence.targets import Times, claim_costs
 from studies.harness.report import costs as seconds
 from studies.harness.report.document import Block, Heading, Table, Text
@@ -69,7 +70,7 @@ def _epochs(table: Table, target: str) -> str:
     For an arm without a median, it contains the number of trials that reached the target.
     """
     arms = [
-        f"{arm} none ({count(int(reached), 'trial')} reached it)"
+        f"{arm} none ({counted(int(reached), 'trial')} reached it)"
         if median == "-"
         else f"{arm} {median}"
         for arm, reached, median, *_ in table.rows

@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from precond.counts import counted
 from precond.hyperparameters import HyperparameterError, nearest
 from studies.harness.design.arms import Arm, Trial
 from studies.harness.design.options import Options
 from studies.harness.evidence import coverage, status
-from studies.harness.evidence.metrics import count, on_workload
+from studies.harness.evidence.metrics import on_workload
 from studies.harness.kinds.artefact import Plan, Work
 from studies.harness.kinds.planning import plan_workloads, recipe
 from studies.harness.kinds.selection import with_selection
@@ -94,13 +95,13 @@ def missing(plan: TuningPlan) -> Work:
     examples = [*{trial.arm.optimizer: trial for trial in plan.trials}.values()]
     grid = " x ".join(
         (
-            count(len(plan.optimizers), "optimizer"),
-            count(plan.artefact.budget, "configuration"),
-            count(len(plan.artefact.seeds), "seed"),
+            counted(len(plan.optimizers), "optimizer"),
+            counted(plan.artefact.budget, "configuration"),
+            counted(len(plan.artefact.seeds), "seed"),
         )
     )
     total = len(plan.trials)
-    summary = f"{count(total, 'trial')} ({grid}): {total - len(todo)} done, {len(todo)} to go"
+    summary = f"{counted(total, 'trial')} ({grid}): {total - len(todo)} done, {len(todo)} to go"
     records = [{"key": t.config.trial_key, "config": t.config.to_dict()} for t in work]
     return Work(
         count=len(work),

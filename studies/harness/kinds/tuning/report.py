@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 
+from precond.counts import counted
 from studies.harness.design.result import Listing, Report
 from studies.harness.evidence import ledger as tables
-from studies.harness.evidence.metrics import count, show
+from studies.harness.evidence.metrics import show
 from studies.harness.evidence.status import FAILED, IN_FLIGHT, NOT_RUN
 from studies.harness.kinds.tuning.plan import TuningPlan
 from studies.harness.report import document, protocol
@@ -29,7 +30,7 @@ def report(plan: TuningPlan) -> Report:
     ledger = read(plan)
     rows = [_winner(ledger, optimizer) for optimizer in ledger.optimizers]
     caption = (
-        f"Means of {ledger.metric} over {count(len(plan.artefact.seeds), 'seed')}. At an edge: "
+        f"Means of {ledger.metric} over {counted(len(plan.artefact.seeds), 'seed')}. At an edge: "
         "hyperparameters whose value in the best configuration is the smallest or largest tried."
     )
     files = {
@@ -104,7 +105,7 @@ def _warnings(ledger: Ledger) -> list[str]:
     for name in ledger.optimizers:
         winner, edges = ledger.winner(name), ledger.edges(name)
         if unfinished := _unfinished(ledger, name):
-            to_go = count(unfinished, "trial")
+            to_go = counted(unfinished, "trial")
             lines.append(f"{name}: {to_go} to go, so there is no final winner yet.")
         elif winner is None:
             lines.append(f"{name}: no configuration has completed with all seeds.")
@@ -120,7 +121,7 @@ def _warnings(ledger: Ledger) -> list[str]:
 def _procedure(plan: TuningPlan) -> str:
     seeds = ", ".join(map(str, plan.artefact.seeds))
     return (
-        f"Each optimizer has {count(plan.artefact.budget, 'configuration')}, trained with the "
+        f"Each optimizer has {counted(plan.artefact.budget, 'configuration')}, trained with the "
         f"seeds {seeds} on {TRAIN_FRACTION:.0%} of the training set. The other examples are held "
         f"out. The winner is the configuration with the best mean of {plan.metric}, measured on the "
         "held-out examples after the last epoch. A configuration with a trial that did not "

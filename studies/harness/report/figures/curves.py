@@ -13,9 +13,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from precond.counts import counted
 from studies.harness.evidence.analysis import Evidence
 from studies.harness.evidence.arms import mean_curves
-from studies.harness.evidence.metrics import count, higher_is_better, metric_name, unit, words
+from studies.harness.evidence.metrics import higher_is_better, metric_name, unit, words
 from studies.harness.report.figures import means
 from studies.harness.report.figures.layout import legend
 from studies.harness.report.figures.means import Curve
@@ -185,7 +186,7 @@ def draw_diagnostics(by_epoch: Any, folder: Path) -> list[Path]:
         integer_axis(axes)
         axes.set_xlabel("epoch")
     legend(figure, entries(grid[0, :1]), 4)
-    title = f"mean over seeds; {counts[0]} of {count(counts[1], 'trial')} with diagnostics"
+    title = f"mean over seeds; {counts[0]} of {counted(counts[1], 'trial')} with diagnostics"
     figure.suptitle(title, fontsize=9)
     return save(figure, folder, "diagnostics")
 
