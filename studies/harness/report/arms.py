@@ -145,15 +145,13 @@ def _bold(evidence: Evidence) -> set[tuple[int, int]]:
 
 def _row(arm: Arm, show: Unit) -> list[str]:
     """Return the cells of an arm in the table; a dash for a missing value."""
-    optimism = arm[BEST] - arm["mean"]
-    best = f"{show.show(arm[BEST])} ({show.show(optimism, signed=True)})"
     return [
         arm["arm"],
         str(arm["n"]),
         show.show(arm["mean"]),
         show.show(arm["sd"]),
         show.interval(arm["ci_lo"], arm["ci_hi"]),
-        "-" if math.isnan(optimism) else best,
+        show.show(arm[BEST]),
         "-" if math.isnan(arm[SECONDS]) else f"{arm[SECONDS]:.2f}",
     ]
 

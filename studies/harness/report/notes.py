@@ -37,9 +37,8 @@ def notes(evidence: Evidence) -> tuple[str, ...]:
         grid(evidence),
         widened(evidence),
         skewed(evidence),
-        "The best epoch is the mean over trials of the best test value of any epoch, with the "
-        "difference from the last epoch in parentheses. It is selected on the test set, so it is "
-        "not a result.",
+        "The best epoch is the mean over trials of the best test value of any epoch. It is "
+        "selected on the test set, so it is not a result.",
         "s/epoch is the training time of the last epoch. It cannot be compared between arms, "
         "because other trials ran on the same machine at the same time.",
     ]

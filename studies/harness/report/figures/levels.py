@@ -25,7 +25,7 @@ from studies.harness.evidence.status import LOST
 from studies.harness.report.figures import references as bands
 from studies.harness.report.figures.layout import legend
 from studies.harness.report.figures.limits import ArmRow, limits
-from studies.harness.report.figures.means import mark_ends, over_seeds
+from studies.harness.report.figures.means import BEYOND, mark_ends, over_seeds
 from studies.harness.report.figures.style import (
     BLUE,
     BOX,
@@ -105,10 +105,10 @@ def _figure(
     names = sorted({series(arm, factor, evidence.factors) for arm in arms})
     styles = dict(zip(names, itertools.cycle(SERIES), strict=False))
     grid[0, 0].set_ylim(*_limits(evidence, arms, references))
-    marks = ROW * len(styles) + 0.1 if any(_lost(arm) for arm in arms) else 0.0
+    margin = ROW * len(styles) + 0.1 if any(_lost(arm) for arm in arms) else 0.0
     handles: dict[str, Any] = {}
     for axes, optimizer in zip(grid.flat, optimizers, strict=False):
-        handles = bands.draw(axes, references, evidence.metric, marks)
+        handles = bands.draw(axes, references, evidence.metric, margin)
         members = [arm for arm in arms if arm["optimizer"] == optimizer]
         _panel(axes, evidence, factor, members, styles)
         axes.set_title(display(optimizer))
@@ -116,8 +116,9 @@ def _figure(
     for axes in grid[:, 0]:
         axes.set_ylabel(unit(evidence.metric).axis)
     title = over_seeds(arm["n"] for arm in [*arms, *references] if arm["n"])
-    handles = {**entries(grid.flat[: len(optimizers)]), **handles}
-    legend(figure, handles, 2 * min(columns, 2), title)
+    marks = entries(grid.flat[: len(optimizers)])
+    beyond = {BEYOND: marks.pop(BEYOND)} if BEYOND in marks else {}
+    legend(figure, {**marks, **handles, **beyond}, 2 * min(columns, 2), title)
     write_decision(figure, evidence.claims)
     return figure
 
