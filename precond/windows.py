@@ -20,7 +20,9 @@ from precond.hyperparameters import make
 from precond.parts import linalg
 from precond.rules import buffer, move
 from precond.scaling import evaluate
-from precond.standalone import Standalone
+from precond.standalone import NO_COMPLEX, Standalone
+
+UNSUPPORTED = NO_COMPLEX
 
 
 class WindowOptimizer(Standalone):
@@ -56,7 +58,7 @@ class WindowOptimizer(Standalone):
     def _add_buffers(self, parameter: Tensor) -> None:
         """Create the buffers of a parameter."""
         self._window(parameter)
-        buffer(self.state, parameter, "momentum_buffer")
+        self._momentum(parameter)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters. Their state has the same keys before and after the first step."""
@@ -107,6 +109,10 @@ class WindowOptimizer(Standalone):
         """Return the window `[w, n]`; create it with zeros if necessary."""
         size = self.settings.window, parameter.numel()
         return buffer(self.state, parameter, "window", size)
+
+    def _momentum(self, parameter: Tensor) -> Tensor:
+        """Return the momentum of a parameter; create it with zeros if necessary."""
+        return buffer(self.state, parameter, "momentum_buffer")
 
     def _gram(self, owner: Tensor, parameters: Sequence[Tensor]) -> Tensor:
         """Return the products of the rows of some parameters together, `[w, w]`.

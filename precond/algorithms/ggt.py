@@ -39,9 +39,7 @@ from precond.hyperparameters import (
     non_negative,
 )
 from precond.parts import linalg
-from precond.rules import buffer
-from precond.standalone import NO_COMPLEX
-from precond.windows import WindowOptimizer
+from precond.windows import UNSUPPORTED, WindowOptimizer
 
 NUMERICS = 1
 
@@ -53,7 +51,7 @@ CARD = Card(
     "limit; learning rate 0.01 instead of 0.001; decoupled weight decay. As in the released code, "
     "each tensor has a matrix, and directions outside the span of the window are not used (in the "
     "paper, all parameters have one matrix)",
-    unsupported=NO_COMPLEX,
+    unsupported=UNSUPPORTED,
 )
 
 
@@ -96,8 +94,7 @@ class GGT(WindowOptimizer):
         roots = self._inverse_roots(torch.stack([grams[p] for p in gradients]), weights)
         for group in self.param_groups:
             for p in (p for p in group["params"] if p in gradients):
-                momentum = buffer(self.state, p, "momentum_buffer")
-                momentum.mul_(group["momentum"]).add_(gradients[p])
+                self._momentum(p).mul_(group["momentum"]).add_(gradients[p])
         return {p: self._apply(p, root) for p, root in zip(gradients, roots, strict=True)}
 
     def _weights(self, count: int) -> list[float]:
@@ -126,10 +123,7 @@ class GGT(WindowOptimizer):
 
     def _apply(self, parameter: Tensor, root: Tensor) -> Tensor:
         """Return `G^T R G m` for rows G without weights, in the shape of the parameter."""
-        momentum, dtype = (
-            self.state[parameter]["momentum_buffer"],
-            self.state[parameter]["gram"].dtype,
-        )
-        rows = self._rows(parameter, dtype)
+        dtype = self.state[parameter]["gram"].dtype
+        rows, momentum = self._rows(parameter, dtype), self._momentum(parameter)
         coefficients = root @ (rows @ momentum.flatten().to(dtype)).double()
         return (rows.mT @ coefficients.to(dtype)).view_as(parameter)

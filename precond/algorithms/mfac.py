@@ -41,9 +41,7 @@ from precond.hyperparameters import (
     positive,
 )
 from precond.parts import linalg
-from precond.rules import buffer
-from precond.standalone import NO_COMPLEX
-from precond.windows import WindowOptimizer
+from precond.windows import UNSUPPORTED, WindowOptimizer
 
 NUMERICS = 1
 
@@ -53,7 +51,7 @@ CARD = Card(
     memory="wD + w^2",
     deviations="momentum 0.9 instead of 0; the weight decay is decoupled, neither preconditioned nor "
     "part of the rows; the products of the rows are factored in float64",
-    unsupported=NO_COMPLEX,
+    unsupported=UNSUPPORTED,
 )
 
 
@@ -98,6 +96,5 @@ class MFAC(WindowOptimizer):
             for p in (p for p in group["params"] if p in gradients):
                 rows = self._rows(p, gram.dtype)
                 direction = (rows.mT @ column.to(gram.dtype)).view_as(p).to(p.dtype)
-                average = buffer(self.state, p, "momentum_buffer")
-                average.lerp_(direction, 1 - group["momentum"])
-        return {p: self.state[p]["momentum_buffer"] for p in gradients}
+                self._momentum(p).lerp_(direction, 1 - group["momentum"])
+        return {p: self._momentum(p) for p in gradients}
