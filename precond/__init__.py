@@ -23,16 +23,29 @@ if TYPE_CHECKING:
     from precond.hessian import backward
     from precond.hyperparameters import HyperparameterError
     from precond.layer_coverage import Coverage, coverage
-    from precond.optimizers import EKFAC, FOOF, KFAC, STEVE, Eva, NysAct, SketchySGD
+    from precond.optimizers import (
+        EKFAC,
+        FOOF,
+        GGT,
+        KFAC,
+        MFAC,
+        SKFAC,
+        STEVE,
+        Eva,
+        NysAct,
+        SketchySGD,
+    )
     from precond.registry import available, build, check, defaults
 
 __all__ = [
-    "EKFAC", "FOOF", "KFAC", "STEVE", "Coverage", "Eva", "HyperparameterError", "NysAct",
-    "SketchySGD", "available", "backward", "build", "check", "coverage", "defaults", "observe",
-    "registry", "separate_attention",
+    "EKFAC", "FOOF", "GGT", "KFAC", "MFAC", "SKFAC", "STEVE", "Coverage", "Eva",
+    "HyperparameterError", "NysAct", "SketchySGD", "available", "backward", "build", "check",
+    "coverage", "defaults", "observe", "registry", "separate_attention",
 ]  # fmt: skip
 
-_OPTIMIZERS = ("EKFAC", "FOOF", "KFAC", "STEVE", "Eva", "NysAct", "SketchySGD")
+_OPTIMIZERS = (
+    "EKFAC", "FOOF", "GGT", "KFAC", "MFAC", "SKFAC", "STEVE", "Eva", "NysAct", "SketchySGD",
+)  # fmt: skip
 _MODULES = {
     **dict.fromkeys(_OPTIMIZERS, "optimizers"),
     **dict.fromkeys(("available", "build", "check", "defaults"), "registry"),

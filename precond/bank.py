@@ -254,7 +254,10 @@ class Bank:
             # factor, the host therefore reads `skipped` from the device.
             first = not self.has_factor
             due = self._filled and (refresh or first)
-            if not due or (first and skipped is not None and skipped):
+            if not due:
+                return []
+            if first and skipped is not None and skipped:
+                self.discard(self.layers)  # signals that a method keeps for its refresh
                 return []
             self.has_factor = True
             return self._refresh(skipped)

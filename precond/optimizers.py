@@ -17,7 +17,7 @@ from inspect import Parameter
 from itertools import starmap
 from typing import Any, Literal, TypeVar, get_type_hints
 
-from precond.algorithms import ekfac, eva, foof, kfac, nysact, sketchysgd, steve
+from precond.algorithms import ekfac, eva, foof, ggt, kfac, mfac, nysact, sketchysgd, skfac, steve
 from precond.groups import require_model
 from precond.optimizer import Preconditioned
 from precond.rules import KFEAdamRule, SGDRule
@@ -120,6 +120,11 @@ class KFAC(Preconditioned, algorithm=kfac.KFAC):
     """SGD preconditioned by Kronecker-factored curvature (Martens and Grosse 2015)."""
 
 
+@explicit(SGDRule, skfac.SKFAC, example="lr=0.1, damping=1.0")
+class SKFAC(Preconditioned, algorithm=skfac.SKFAC):
+    """SGD preconditioned by the Kronecker-factored curvature of one batch (Tang et al. 2021)."""
+
+
 @explicit(SGDRule, eva.Eva, example="lr=0.1")
 class Eva(Preconditioned, algorithm=eva.Eva):
     """SGD preconditioned by rank-one curvature (Zhang et al. 2023)."""
@@ -142,3 +147,13 @@ class STEVE(Preconditioned, algorithm=steve.STEVE, rule=KFEAdamRule):
 )
 class SketchySGD(sketchysgd.SketchySGD):
     """SGD preconditioned by a sketch of the whole model's Hessian (Frangella et al. 2024)."""
+
+
+@explicit(ggt.Settings, example="lr=0.01, window=100")
+class GGT(ggt.GGT):
+    """SGD preconditioned by the inverse square root of the last gradients (Agarwal et al. 2019)."""
+
+
+@explicit(mfac.Settings, example="lr=1e-3, window=128")
+class MFAC(mfac.MFAC):
+    """SGD preconditioned by the Fisher matrix of the last gradients (Frantar et al. 2021)."""

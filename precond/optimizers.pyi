@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from precond.algorithms import sketchysgd
+from precond.algorithms import ggt, mfac, sketchysgd
 from precond.optimizer import Preconditioned
 
 # fmt: off
@@ -160,6 +160,48 @@ class KFAC(Preconditioned):
         sharing: Literal["expand", "reduce"] = "expand",
         g_scale: Literal["fisher", "official"] = "fisher",
         init: Literal["zero", "identity", "first"] = "zero",
+    ) -> None: ...
+
+
+class SKFAC(Preconditioned):
+    """SGD preconditioned by the Kronecker-factored curvature of one batch (Tang et al. 2021).
+
+    The equations are in `precond.algorithms.skfac`.
+
+    Args:
+        model: The model to train, plain or compiled.
+        params: Parameter groups as in `torch.optim`. Default: one group of all trainable
+            parameters.
+        lr: Learning rate (eta; a finite number >= 0).
+        momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
+        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. The released code of NysAct does
+            not use it in the first step.
+        weight_decay: Coefficient of the weight decay, which is not preconditioned (a finite number
+            >= 0).
+        decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
+            the decay to the direction.
+        damping: Its square root is added to the eigenvalues of both factors before inverting (rho;
+            a finite number > 0).
+        inv_interval: Number of steps between computations of the inverses (tau_inv; an integer >=
+            1).
+        kl_clip: Bound of the KL-clip: if q, the absolute value of the sum of lr^2 <direction,
+            gradient> over the layers, exceeds the bound, multiply all directions by sqrt(bound /
+            q). None disables the clip (kappa; a finite number > 0, or None).
+        g_scale: Output gradients in their factor: those of each example's loss, summed over
+            positions (`fisher`, the scale of the Fisher matrix), or those of the batch's mean loss,
+            averaged over positions (`official`).
+
+    Example:
+        >>> optimizer = precond.SKFAC(model, lr=0.1, damping=1.0)
+        >>> loss_function(model(inputs), targets).backward()
+        >>> optimizer.step()
+    """
+
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float | Tensor = 0.1,
+        momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0005,
+        decoupled: bool = False, damping: float = 1.0, inv_interval: int = 50,
+        kl_clip: float | None = 0.001, g_scale: Literal["fisher", "official"] = "fisher",
     ) -> None: ...
 
 
@@ -319,4 +361,65 @@ class SketchySGD(sketchysgd.SketchySGD):
         self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float | Tensor = 0.001,
         momentum: float = 0.9, weight_decay: float = 0.0, rank: int = 10, damping: float = 0.1,
         interval: int = 100, seed: int = 0,
+    ) -> None: ...
+
+
+class GGT(ggt.GGT):
+    """SGD preconditioned by the inverse square root of the last gradients (Agarwal et al. 2019).
+
+    The equations are in `precond.algorithms.ggt`.
+
+    Args:
+        model: The model to train, plain or compiled.
+        params: Parameter groups as in `torch.optim`. Default: one group of all trainable
+            parameters.
+        lr: Learning rate (a finite number >= 0).
+        momentum: Momentum of the gradients, before they are preconditioned (mu; a number in [0,
+            1)).
+        weight_decay: Decoupled weight decay, as in AdamW (a finite number >= 0).
+        window: Number of gradients in the window (w; an integer >= 1).
+        decay: Weight of a gradient's outer product relative to that of the next gradient; 1 weights
+            all gradients of the window equally (a number in [0, 1]).
+        eps: Eigenvalues of at most eps x the largest eigenvalue count as zero (a number in [0, 1)).
+
+    Example:
+        >>> optimizer = precond.GGT(model, lr=0.01, window=100)
+        >>> loss_function(model(inputs), targets).backward()
+        >>> optimizer.step()
+    """
+
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float | Tensor = 0.01,
+        momentum: float = 0.9, weight_decay: float = 0.0, window: int = 100, decay: float = 1.0,
+        eps: float = 0.0001,
+    ) -> None: ...
+
+
+class MFAC(mfac.MFAC):
+    """SGD preconditioned by the Fisher matrix of the last gradients (Frantar et al. 2021).
+
+    The equations are in `precond.algorithms.mfac`.
+
+    Args:
+        model: The model to train, plain or compiled.
+        params: Parameter groups as in `torch.optim`. Default: one group of all trainable
+            parameters.
+        lr: Learning rate (a finite number >= 0).
+        momentum: Weight of the old value in the moving average of the directions (mu; a number in
+            [0, 1)).
+        weight_decay: Decoupled weight decay, as in AdamW (a finite number >= 0).
+        window: Number of gradients in the window (w; an integer >= 1).
+        damping: Added to every eigenvalue of the Fisher matrix before inverting (rho; a finite
+            number > 0).
+
+    Example:
+        >>> optimizer = precond.MFAC(model, lr=1e-3, window=128)
+        >>> loss_function(model(inputs), targets).backward()
+        >>> optimizer.step()
+    """
+
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float | Tensor = 0.001,
+        momentum: float = 0.9, weight_decay: float = 0.0, window: int = 1024,
+        damping: float = 1e-05,
     ) -> None: ...

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from precond import peers
 from precond.algorithm import Algorithm, Card
-from precond.algorithms import sketchysgd
+from precond.algorithms import ggt, mfac, sketchysgd
 from precond.groups import require_model
 from precond.hyperparameters import (
     HyperparameterError,
@@ -30,7 +30,7 @@ from precond.hyperparameters import (
 )
 from precond.layers import find_layers
 from precond.optimizer import Preconditioned
-from precond.optimizers import EKFAC, FOOF, KFAC, STEVE, Eva, NysAct, SketchySGD
+from precond.optimizers import EKFAC, FOOF, GGT, KFAC, MFAC, SKFAC, STEVE, Eva, NysAct, SketchySGD
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -85,6 +85,10 @@ def _preconditioned(optimizer: type[Preconditioned], **preset: Any) -> Entry:
     return Entry(optimizer, kinds, preset, algorithm.NUMERICS, algorithm.CARD)
 
 
+def _standalone(optimizer: type[Optimizer], module: Any) -> Entry:
+    return Entry(optimizer, (module.Settings,), numerics=module.NUMERICS, card=module.CARD)
+
+
 def _from_torch(
     optimizer: Callable[..., Optimizer], kind: type, card: Card, **preset: Any
 ) -> Entry:
@@ -114,12 +118,13 @@ REGISTRY: dict[str, Entry] = {
     "nysact-g": _preconditioned(NysAct, sketch="gaussian"),
     "foof": _preconditioned(FOOF),
     "kfac": _preconditioned(KFAC),
+    "skfac": _preconditioned(SKFAC),
     "eva": _preconditioned(Eva),
     "ekfac": _preconditioned(EKFAC),
     "steve": _preconditioned(STEVE),
-    "sketchysgd": Entry(
-        SketchySGD, (sketchysgd.Settings,), numerics=sketchysgd.NUMERICS, card=sketchysgd.CARD
-    ),
+    "sketchysgd": _standalone(SketchySGD, sketchysgd),
+    "ggt": _standalone(GGT, ggt),
+    "mfac": _standalone(MFAC, mfac),
     "shampoo": _peer(peers.Shampoo),
     "soap": _peer(peers.SOAP),
     "adahessian": _peer(peers.AdaHessian),

@@ -182,11 +182,17 @@ def move(params: list[Tensor], directions: Sequence[Tensor], lr: float | Tensor)
         torch._foreach_add_(params, list(directions), alpha=-lr)
 
 
-def buffer(state: ParameterState, parameter: Tensor, name: str) -> Tensor:
-    """Return a buffer in the parameter's dtype; create it with zeros if it does not exist."""
+def buffer(
+    state: ParameterState, parameter: Tensor, name: str, shape: tuple[int, ...] | None = None
+) -> Tensor:
+    """Return a buffer in the parameter's dtype; create it with zeros if it does not exist.
+
+    Its shape is `shape`, or else that of the parameter.
+    """
     value = state[parameter].get(name)
     if value is None:
-        value = state[parameter][name] = torch.zeros_like(parameter)
+        zeros = torch.zeros_like(parameter) if shape is None else parameter.new_zeros(shape)
+        value = state[parameter][name] = zeros
     elif value.dtype != parameter.dtype:  # the model was converted
         value = state[parameter][name] = value.to(parameter.dtype)
     return value

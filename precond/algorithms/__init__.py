@@ -7,6 +7,7 @@ released code.
 
 An algorithm may import `precond.algorithm`, `precond.parts`, the hyperparameters, and another
 algorithm that it extends, but never the optimizer, the banks or the hooks. `nysact_variants.py`
-contains two options of NysAct. `sketchysgd.py` is a complete torch optimizer based on
-`precond.hessian`, because its Hessian is that of all parameters together.
+contains two options of NysAct. Three files contain complete torch optimizers, because their
+matrices are those of tensors or of all parameters together: `sketchysgd.py` is based on
+`precond.hessian`, and `ggt.py` and `mfac.py` are based on `precond.windows`.
 """

@@ -2,7 +2,7 @@
 
 The ranks are *active* during `Optimizer.step`. A context variable stores them, so that they need
 not be passed through many calls to the statistics. Outside a step, and in a single process,
-`add_up` has no effect, and `union` returns its argument. All active ranks must call these functions
+`add_up` has no effect, and the other functions need no communication. All active ranks must call these functions
 in the same order.
 """
 
@@ -71,6 +71,26 @@ def add_up(tensors: Iterable[Tensor]) -> None:
         for work in works:
             assert work is not None
             work.wait()
+
+
+def places(counts: list[int], device: torch.device) -> tuple[list[int], int]:
+    """Return where each rank stores its parts of common lists, so that the ranks do not overlap.
+
+    Args:
+        counts: The number of elements that this rank adds to each list.
+        device: The device on which the ranks exchange the numbers.
+
+    Returns:
+        The index of this rank's first element in each list, and the length of the longest list, at
+        least 1.
+    """
+    if (ranks := _active.get()) is None:
+        return len(counts) * [0], max(1, *counts)
+    table = torch.zeros(ranks.size, len(counts), dtype=torch.int64, device=device)
+    table[ranks.rank] = torch.tensor(counts, device=device)
+    add_up([table])
+    table = table.cpu()
+    return table[: ranks.rank].sum(0).tolist(), max(1, int(table.sum(0).max()))
 
 
 def union(flags: list[bool], device: torch.device) -> list[bool]:

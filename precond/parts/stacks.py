@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from precond.parts.batches import LastBatch
 from precond.parts.pairs import Pairs
 from precond.parts.statistics import KroneckerStatistic, MovingAverage
 
@@ -72,4 +73,4 @@ def rescale_outputs(state: Any, factor: Tensor) -> None:
 
 def dropped(state: Any) -> Tensor:
     """Return the number of updates that the statistics of each slot dropped, `[L]`."""
-    return torch.stack([average.dropped for average in parts(state, MovingAverage)]).sum(0)
+    return torch.stack([part.dropped for part in parts(state, MovingAverage, LastBatch)]).sum(0)

@@ -322,7 +322,8 @@ def test_a_load_or_a_copy_converts_the_state_with_the_model(name, copied):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_later_hook_that_is_prepended_does_not_change_the_gradients(name):
     """A hook that multiplies the output has the effect of a multiplication after the layer."""
-    every_step = {"cov_interval": 1} if "cov_interval" in precond.defaults(name) else {}
+    intervals = ("cov_interval", "inv_interval")
+    every_step = {key: 1 for key in intervals if key in precond.defaults(name)}
 
     def run(hooked: bool) -> Weights:
         model = make()

@@ -208,7 +208,8 @@ def test_options_of_a_parameter_group_affect_only_that_group(name, option):
             assert torch.equal(changes[1][key], step), f"{key} is in the other group"
         elif option == "lr":
             torch.testing.assert_close(changes[1][key], 10 * step, rtol=1e-3, atol=1e-6)
-            assert step.any()
+            # The normalisation removes `conv.bias`: its gradient is a rounding error.
+            assert step.any() or key == "conv.bias"
         elif key in ("scale", "norm.weight"):
             # These parameters are 1, so that a large decay makes all changes negative, even if a
             # method uses only the signs of the gradient.
@@ -237,7 +238,7 @@ def test_the_closure_runs_with_gradients_and_its_loss_is_returned(name):
 def test_training_resumes_bitwise_from_a_saved_state(name):
     """The state is saved by `torch.save` between two updates, and loaded into new objects."""
     settings = known_hyperparameters(
-        name, cov_interval=3, inv_interval=5, basis_interval=5, momentum=0.9
+        name, cov_interval=3, inv_interval=5, basis_interval=5, momentum=0.9, window=4
     )
     model = make_model()
     optimizer = build(name, model, **settings)

@@ -413,7 +413,7 @@ def test_a_step_that_a_scaler_skips_is_not_measured(name):
         # A refresh without new statistics still updates the staleness.
         for key in tensors.keys() - {"staleness"}:
             torch.testing.assert_close(after[layer][key], tensors[key], msg=f"{layer} {key}")
-    counted = {"dropped"} if name in ("ekfac", "steve") else set()
+    counted = {"dropped"} if name in ("ekfac", "skfac", "steve") else set()
     for row in optimizer.diagnostics().values():
         assert all(row[count] == 0 for count in set(COUNTS) - counted)
 

@@ -129,6 +129,8 @@ PLAIN = [
     Case("kfac"),
     Case("kfac", {"damping_rule": "eigen", "init": "first"}, build_first=True),
     Case("kfac", {"sharing": "reduce", "g_scale": "official"}),
+    Case("skfac"),
+    Case("skfac", {"g_scale": "official"}, build_first=True),
     Case("eva"),
     Case("eva", {"g_scale": "official"}, build_first=True),
     Case("ekfac", {"second_moment": "per_example"}),

@@ -34,7 +34,7 @@ STEPS = 20
 # refreshes; some layers are sketched, others are not wider than the rank.
 SETTINGS = {
     **{"cov_interval": 2, "inv_interval": 6, "basis_interval": 6, "interval": 6},
-    **{"rank": 5, "ema_decay": 0.8, "damping": 0.3},
+    **{"rank": 5, "ema_decay": 0.8, "damping": 0.3, "window": 8},
 }
 # More than the 28 inputs of the widest layer, so that no covariance has a null space, in which
 # eigenvectors would depend on rounding.

@@ -37,7 +37,7 @@ OPTIMIZERS = {
 STEPS = 6
 SETTINGS = {
     **{"cov_interval": 2, "inv_interval": 4, "basis_interval": 4, "interval": 4},
-    **{"rank": 4, "damping": 0.3},
+    **{"rank": 4, "damping": 0.3, "window": 4},
 }
 
 
@@ -248,9 +248,13 @@ def test_adam_under_a_scaler_reads_one_flag_in_each_step():
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in OPTIMIZERS])
 def test_other_optimizers_read_only_at_a_refresh(name):
-    """The other optimizers are SketchySGD, which has no banks, and the optimizers of torch."""
+    """The other optimizers have no banks: SketchySGD, those of windows, and those of torch.
+
+    The optimizers that use a window of gradients compute a factor of it in each step.
+    """
     for number, step in enumerate(train(name)):
         refresh = name == "sketchysgd" and number % SETTINGS["interval"] == 0
+        refresh |= "window" in precond.defaults(name)
         replace(step, refreshes=int(refresh)).check()
 
 

@@ -13,6 +13,7 @@ ALLOWED = {
     "precond.parts": set(),
     "precond.algorithms": {
         *("precond.algorithm", "precond.hessian", "precond.hyperparameters", "precond.parts"),
+        "precond.windows",
     },
 }
 # From the highest module to the lowest.

@@ -24,7 +24,7 @@ import pytest
 from torch import nn
 
 import precond
-from precond.algorithms import sketchysgd, steve
+from precond.algorithms import steve
 from precond.optimizer import Preconditioned
 from precond.registry import REGISTRY
 from precond.rules import KFEAdamRule
@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "precond" / "optimizers.pyi"
 REGENERATE = "python tests/precond/test_signatures.py"
 WIDTH = 98
-PUBLIC = ["FOOF", "NysAct", "KFAC", "Eva", "EKFAC", "STEVE", "SketchySGD"]
+PUBLIC = ["FOOF", "NysAct", "KFAC", "SKFAC", "Eva", "EKFAC", "STEVE", "SketchySGD", "GGT", "MFAC"]
 HEADER = f'''"""The public optimizers, with the arguments of their update rule and algorithm.
 
 Do not edit: `{REGENERATE}` generates this file from
@@ -46,7 +46,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from precond.algorithms import sketchysgd
+from precond.algorithms import ggt, mfac, sketchysgd
 from precond.optimizer import Preconditioned
 
 # fmt: off
@@ -78,7 +78,8 @@ def wrapped(items: list[str]) -> str:
 def class_text(name: str) -> str:
     """Return the class as text."""
     kind = getattr(precond, name)
-    base = "Preconditioned" if issubclass(kind, Preconditioned) else "sketchysgd.SketchySGD"
+    module = kind.__base__.__module__.rpartition(".")[2]
+    base = "Preconditioned" if issubclass(kind, Preconditioned) else f"{module}.{name}"
     hyperparameters = [*inspect.signature(kind).parameters.values()][2:]
     shared = ["self", "model: nn.Module", "*", "params: Iterable[Any] | None = None"]
     arguments = wrapped(shared + [parameter(p) for p in hyperparameters])
@@ -128,9 +129,7 @@ def test_every_public_optimizer_is_generated():
 def test_the_signature_has_the_fields_of_the_dataclasses(name):
     """Hyperparameters are keyword-only, have the same defaults, and reach the optimizer."""
     kind: Any = getattr(precond, name)
-    kinds = (
-        (sketchysgd.Settings,) if name == "SketchySGD" else (kind.rule_type, kind.algorithm_type)
-    )
+    kinds = next(entry.kinds for entry in REGISTRY.values() if entry.optimizer is kind)
     fields = {field.name: field for k in kinds for field in dataclasses.fields(k)}
     model, params, *rest = inspect.signature(kind).parameters.values()
     assert (model.name, params.name) == ("model", "params")
@@ -144,6 +143,7 @@ def test_the_signature_has_the_fields_of_the_dataclasses(name):
         if isinstance(p.default, str)
     )
     values = {"lr": 0.25, "rank": 3, "damping": 0.5, "eps": 1e-3}
+    values |= {"window": 7}
     changed = {key: value for key, value in values.items() if key in fields}
     optimizer: Any = kind(nn.Linear(4, 4), **changed)
     settings = getattr(optimizer, "settings", None) or optimizer.algorithm

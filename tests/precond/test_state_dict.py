@@ -112,7 +112,9 @@ def test_a_distributed_checkpoint_resumes_bitwise_in_a_new_optimizer(name, optio
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 @pytest.mark.parametrize("flat", [False, True])
-@pytest.mark.parametrize("name", ["nysact-s", "ekfac", "steve", "sketchysgd"])
+@pytest.mark.parametrize(
+    "name", ["nysact-s", "ekfac", "skfac", "steve", "sketchysgd", "ggt", "mfac"]
+)
 def test_a_checkpoint_on_disk_is_read_into_a_new_optimizer(name, flat, tmp_path):
     """As in torchtitan: the tensors are read in place into the state of the new optimizer."""
     options = StateDictOptions(flatten_optimizer_state_dict=flat)

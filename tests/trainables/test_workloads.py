@@ -39,8 +39,9 @@ def resolve_errors(*arguments, **settings) -> list[str]:
 
 def check_one_step(workload: str, optimizer: str) -> None:
     settings = {"batch_size": 4, "epochs": 1, "warmup_epochs": 0}
-    rank = {"rank": 5} if "rank" in precond.defaults(optimizer) else {}
-    config = resolve(workload, optimizer, rank, settings)
+    sizes = {"rank": 5, "window": 128}
+    known = {key: sizes[key] for key in sizes if key in precond.defaults(optimizer)}
+    config = resolve(workload, optimizer, known, settings)
     trainer = Trainer(config, torch.device("cpu"))
     tensors = ("train_inputs", "train_targets", "test_inputs", "test_targets")
     batch = {name: getattr(trainer.data, name)[:4] for name in tensors}
@@ -48,9 +49,11 @@ def check_one_step(workload: str, optimizer: str) -> None:
     before = [p.detach().clone() for p in trainer.model.parameters()]
     metrics = trainer.run_epoch(0)
     assert all(math.isfinite(value) for value in metrics.values())
-    changed = [not p.equal(q) for p, q in zip(trainer.model.parameters(), before, strict=True)]
+    pairs = list(zip(trainer.model.parameters(), before, strict=True))
+    # The gradient of the bias of a key projection is a rounding error.
+    changed = [not p.equal(q) for p, q in pairs if p.grad is None or p.grad.norm() > 1e-7]
     # The first step of SOAP only initialises its statistics.
-    assert all(changed) or (optimizer == "soap" and not any(changed))
+    assert changed and (all(changed) or (optimizer == "soap" and not any(changed)))
 
 
 @pytest.mark.parametrize("optimizer", precond.available())

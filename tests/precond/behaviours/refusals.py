@@ -12,9 +12,10 @@ PRECONDITIONED = tuple(
     for name, entry in REGISTRY.items()
     if isinstance(entry.optimizer, type) and issubclass(entry.optimizer, Preconditioned)
 )
-USE_OUTPUT_GRADIENTS = ("kfac", "eva", "ekfac", "steve")
+USE_OUTPUT_GRADIENTS = ("kfac", "skfac", "eva", "ekfac", "steve")
 PEERS = ("shampoo", "soap", "adahessian")
 HESSIAN = ("sketchysgd", "adahessian")
+WINDOW = ("ggt", "mfac")
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ LIST = [
         differentiable="a_differentiable_step_has_a_gradient",
     ),
     Refusal(
-        (*PRECONDITIONED, "sketchysgd", *PEERS),
+        (*PRECONDITIONED, "sketchysgd", *WINDOW, *PEERS),
         ("a_group_can_be_maximized",),
         r"maximize = True in a parameter group: \w+ has no such option",
     ),
@@ -59,7 +60,7 @@ LIST = [
         "the model has no trainable Linear or Conv2d layer, .* use a plain optimizer",
     ),
     Refusal(
-        ("sketchysgd", *PEERS),
+        ("sketchysgd", *WINDOW, *PEERS),
         ("complex_parameters_are_trained",),
         r"\w+ does not support complex parameters",
     ),

@@ -21,9 +21,9 @@ from precond.registry import REGISTRY
 # loss of the small model falls in a few steps.
 SETTINGS = {
     **{"cov_interval": 2, "inv_interval": 4, "basis_interval": 4, "interval": 2},
-    **{"rank": 3, "damping": 0.3},
+    **{"rank": 3, "damping": 0.3, "window": 4},
 }
-LEARNING_RATES = {"adam": 0.01, "adamw": 0.01, "steve": 0.01, "sketchysgd": 0.01}
+LEARNING_RATES = {"adam": 0.01, "adamw": 0.01, "steve": 0.01, "sketchysgd": 0.01, "mfac": 0.1}
 CONTROLS: dict[str, tuple[Callable[..., Optimizer], dict[str, Any]]] = {
     "torch SGD": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
     "torch AdamW": (torch.optim.AdamW, {"lr": 0.01}),

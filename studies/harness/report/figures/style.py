@@ -43,7 +43,8 @@ OPTIMIZERS: dict[str, Style] = {
     "sgd": ("black", "-"), "nysact-s": (BLUE, "-"), "nysact-g": (SKY, LONG), "foof": (GREEN, "-."),
     "kfac": (VERMILION, "--"), "ekfac": (VERMILION, "-"), "eva": (PURPLE, ":"), "steve": (GREEN, "-"),
     "adam": (ORANGE, "--"), "adamw": (ORANGE, "-"), "soap": (PURPLE, "-"), "shampoo": (GRAY, "-"),
-    "sketchysgd": (GRAY, "--"), "adahessian": ("black", SPARSE),
+    "sketchysgd": (GRAY, "--"), "adahessian": ("black", SPARSE), "skfac": (ORANGE, "-."),
+    "ggt": (SKY, "-."), "mfac": (BLUE, "--"),
 }  # fmt: skip
 # The styles of other optimizers, and of the second and later arms of an optimizer.
 SPARE: tuple[Style, ...] = tuple(
@@ -59,6 +60,7 @@ NAMES = {
     "sgd": "SGD", "foof": "FOOF", "kfac": "KFAC", "ekfac": "EKFAC", "steve": "STEVE", "soap": "SOAP",
     "nysact-s": "NysAct-S", "nysact-g": "NysAct-G", "adam": "Adam", "adamw": "AdamW", "eva": "Eva",
     "sketchysgd": "SketchySGD", "shampoo": "Shampoo", "adahessian": "AdaHessian",
+    "skfac": "SKFAC", "ggt": "GGT", "mfac": "M-FAC",
 }  # fmt: skip
 
 
