@@ -296,6 +296,48 @@ def test_a_report_with_more_results_keeps_the_earlier_one_if_it_lacks_an_arm(
     assert sizes(earlier) == {"sgd": "2", "nysact-s rank=5": "2", "nysact-s rank=10": "2"}
 
 
+def test_a_report_is_kept_although_one_of_the_same_trials_was_kept_before(
+    command: Invoke, runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    other = replace(SMALL, arms=[Arm(optimizer="sgd"), Arm(optimizer="kfac")])
+    assert command() == 0 and command(study=other) == 0 and command() == 0
+    monkeypatch.setattr(folders, "accuracy", lambda trial, epoch: 0.5)
+    assert command("--rerun", runner.keys[2]) == 0
+    folder = tmp_path / "reports/small/digits-cnn"
+    last = (folder / "arms.csv").read_bytes()
+    assert command(study=other) == 0
+    kept = [path.read_bytes() for path in folder.parent.glob("digits-cnn+earlier-*/arms.csv")]
+    assert last in kept
+
+
+def test_an_earlier_report_is_deleted_when_a_report_shows_all_of_its_results(
+    command: Invoke, tmp_path: Path
+):
+    other = replace(SMALL, arms=[Arm(optimizer="sgd"), Arm(optimizer="kfac")])
+    for seeds in ("2", "3", "4"):
+        assert command("--seeds", seeds) == 0 and command("--seeds", seeds, study=other) == 0
+    folder = tmp_path / "reports/small/digits-cnn"
+    [earlier] = folder.parent.glob("digits-cnn+earlier-*")
+    assert set(sizes(folder).values()) == set(sizes(earlier).values()) == {"4"}
+
+
+@pytest.mark.parametrize("record", ["{", '{"results": 3}', "old"])
+def test_a_report_without_a_list_of_results_is_kept(
+    command: Invoke, runner: Runner, tmp_path: Path, record: str
+):
+    assert command() == 0
+    folder = tmp_path / "reports/small/digits-cnn"
+    if record == "old":
+        stored = json.loads((folder / ".report.json").read_bytes())
+        record = json.dumps({name: stored[name] for name in ("inputs", "files", "report")})
+    (folder / ".report.json").write_text(record)
+    before = (folder / "arms.csv").read_bytes()
+    runner.limit = 1
+    assert command(study=replace(SMALL, arms=[Arm(optimizer="adam")])) == 130
+    [earlier] = folder.parent.glob("digits-cnn+earlier-*")
+    assert (earlier / "arms.csv").read_bytes() == before
+
+
 def test_results_that_a_user_deleted_leave_the_report(command: Invoke, tmp_path: Path):
     assert command() == 0
     trial = SMALL.trials()[0]

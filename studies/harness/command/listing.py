@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from studies.harness.command.catalogue import OUT, STUDIES, artefacts
-from studies.harness.command.reports import EARLIER, number_of_results
+from studies.harness.command.earlier import EARLIER
 from studies.harness.command.screen import plain, shortest, terminal
 from studies.harness.design.arms import spelled
 from studies.harness.design.ending import COMPLETE
@@ -53,7 +53,7 @@ def entries(root: Path) -> dict[Path, dict[str, Any]]:
 def _block(folder: Path, record: Mapping[str, Any], root: Path) -> str:
     """Return the lines about a report."""
     name, workload = record.get("study", folder.parent.name), record.get("workload", folder.name)
-    number, planned = number_of_results(record), record.get("planned", 0)
+    number, planned = records.number_of_results(record), record.get("planned", 0)
     number -= sum(not (root / path).exists() for path in record.get("results", []))  # deleted since
     results = f"{number}/{planned}" if planned else str(number)
     earlier = re.search(rf"\+{EARLIER}[0-9a-f]+\Z", folder.name)

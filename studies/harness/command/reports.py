@@ -21,18 +21,15 @@ from typing import Any
 from rich.console import Console
 
 from precond.counts import counted
-from studies.harness.command import screen
+from studies.harness.command import earlier, screen
 from studies.harness.design.options import Options
 from studies.harness.design.result import Listing, Report
-from studies.harness.evidence.status import COMPLETED, LOST
 from studies.harness.kinds import records
 from studies.harness.kinds.artefact import Plan
 from studies.harness.tracking.background import Tracking, up_to_date
 from trainables.config import digest
 from trainables.files import write_atomically
 from trainables.fingerprint import fingerprint
-
-EARLIER = "earlier-"  # in the name of the folder of a report that was set aside
 
 
 class Reports:
@@ -102,56 +99,28 @@ def make(plan: Plan) -> tuple[Report, str]:
     if report is not None and inputs and inputs == stored_inputs:
         return report, inputs
     results = plan.artefact.results(plan)
-    earlier = records.read(plan.folder)
-    if not results and (kept := _kept(plan, earlier)):
+    if not results and (kept := _kept(plan)):
         return kept, ""
-    findings = _set_aside(plan, results, earlier)
+    findings = earlier.set_aside(plan, results)
     report = plan.artefact.report(plan)
     _store(plan, inputs, report, results)
+    earlier.delete_contained(plan, results)
     return dataclasses.replace(report, findings=[*findings, *report.findings]), inputs
 
 
-def _kept(plan: Plan, earlier: Mapping[str, Any]) -> Report | None:
+def _kept(plan: Plan) -> Report | None:
     """Return the stored report of a folder if it has results; None if it may be replaced."""
-    number = number_of_results(earlier)
-    report = _report(plan.folder, earlier) if number else None
-    if report is None or not any(path.suffix == ".html" for path in report.files):
+    record = records.read(plan.folder)
+    number = records.number_of_results(record)
+    report = _report(plan.folder, record) if number else None
+    if report is None or not any(path.suffix == ".html" and path.exists() for path in report.files):
         return None
     line = (
         f"None of the {plan.planned} planned results exists, so the report was not replaced. Its "
         f"{counted(number, 'result')} {'belong' if number > 1 else 'belongs'} to an earlier version "
-        "of the study, of a plugin or of this project."
+        "of the study, of a plugin or of this project, or to deleted trials."
     )
     return dataclasses.replace(report, findings=[line, *report.findings], failed=False)
-
-
-def _set_aside(plan: Plan, results: Sequence[str], earlier: Mapping[str, Any]) -> list[str]:
-    """Rename the stored report if the new one lacks some of its results; return a finding.
-
-    Results that a user has deleted do not count.
-    """
-    stored = earlier.get("results", [])
-    lost = [path for path in stored if path not in results and (plan.root / path).exists()]
-    if not lost:
-        return []
-    target = plan.folder.with_name(f"{plan.folder.name}+{EARLIER}{digest(stored)[:8]}")
-    if not target.exists():
-        plan.folder.rename(target)
-    return [
-        f"The earlier report has {counted(len(lost), 'result')} that this report does not show, for "
-        f"example because the study was edited. It is kept in {target.relative_to(plan.root)}."
-    ]
-
-
-def number_of_results(record: Mapping[str, Any]) -> int:
-    """Return the number of results of a stored report; 0 if it is unknown.
-
-    The records of earlier versions contain it only in the metrics of a study.
-    """
-    if "results" in record:
-        return len(record["results"])
-    metrics = record.get("report", {}).get("metrics", {})
-    return int(sum(metrics.get(f"trials/{name}", 0) for name in (COMPLETED, *LOST)))
 
 
 def _inputs(plan: Plan) -> str:

@@ -17,6 +17,7 @@ from precond.hyperparameters import HyperparameterError
 from studies.harness.design.arms import as_level
 from studies.harness.design.facts import Facts
 from studies.harness.design.options import SELECTING, Options
+from studies.harness.evidence.status import COMPLETED, LOST
 from trainables.store import StoreError
 
 RECORD = ".report.json"
@@ -28,7 +29,22 @@ def read(folder: Path) -> dict[str, Any]:
         record = json.loads((folder / RECORD).read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
-    return record if isinstance(record, dict) else {}
+    if not isinstance(record, dict):
+        return {}
+    results = record.get("results", [])
+    is_valid = isinstance(results, list) and all(isinstance(path, str) for path in results)
+    return record if is_valid else {}
+
+
+def number_of_results(record: Mapping[str, Any]) -> int:
+    """Return the number of results of a stored report; 0 if it is unknown.
+
+    The records of earlier versions contain it only in the metrics of a study.
+    """
+    if "results" in record:
+        return len(record["results"])
+    metrics = record.get("report", {}).get("metrics", {})
+    return int(sum(metrics.get(f"trials/{name}", 0) for name in (COMPLETED, *LOST)))
 
 
 def description(plan: Any, results: Sequence[str]) -> dict[str, Any]:
