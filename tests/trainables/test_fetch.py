@@ -249,7 +249,7 @@ def test_tiny_imagenet_reads_test_labels_from_the_annotations(
     )
     assert dataset.problems(tmp_path, verify=True) == []
     train, val = TinyImageNet().problems(tmp_path)
-    assert "train: 4 images in 2 classes, not 100000 in 200" in train
+    assert "train: 4 images in 2 classes, not 100,000 in 200" in train
     assert "val: 2 images in 2 classes, not 10000 in 200" in val
     settings = {"crop_padding": 4, "flip": True}
     data = dataset.load(Loading(device=CPU, data_dir=tmp_path, settings=settings))

@@ -18,6 +18,7 @@ from torch import nn
 
 import precond
 from trainables import descent, measure, train, workloads
+from trainables.config import stream_seed
 from trainables.data.transforms import Mixer
 from trainables.descent import parameter_groups, schedule
 from trainables.models import large, small
@@ -32,7 +33,7 @@ def build_trainer(workload: str = "digits/mlp", optimizer: str = "sgd", **settin
 
 
 def first_batch(trainer: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
-    seed = train.stream_seed(0, "order", 0)
+    seed = stream_seed(0, "order", 0)
     return next(iter(trainer.data.train_batches(trainer.config.batch_size, seed)))
 
 

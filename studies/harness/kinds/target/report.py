@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from precond.counts import counted
 from studies.harness.evidence.costs import HOW, NOT_MEASURED, Cost
 from studies.harness.evidence.metrics import number, show, words
 from studies.harness.evidence.targets import Times, claim_costs
@@ -70,9 +69,7 @@ def _epochs(table: Table, target: str) -> str:
     For an arm without a median, it contains the number of trials that reached the target.
     """
     arms = [
-        f"{arm} none ({counted(int(reached), 'trial')} reached it)"
-        if median == "-"
-        else f"{arm} {median}"
+        f"{arm} {f'none ({reached} trials reached it)' if median == '-' else median}"
         for arm, reached, median, *_ in table.rows
     ]
     return f"Median epochs to {target}: {', '.join(arms)}."
