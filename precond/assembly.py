@@ -19,6 +19,7 @@ from precond.distributed import check_alike, ranks_of
 from precond.hyperparameters import HyperparameterError
 from precond.layers import default_batch_first, find_layers, parameter_names
 from precond.parts.collectives import Ranks
+from precond.reasons import WHEN_BUILDING
 from precond.shared import Shared, values_of
 from precond.state import PRECONDITIONER, Entries
 
@@ -36,21 +37,20 @@ class Assembled(Controls):
         """Decide which banks record the next forwards."""
         raise NotImplementedError
 
-    def _require_layers(self, layers: Collection[Any], error: str) -> None:
+    def _require_layers(self, layers: Collection[Any], error: str, advice: str) -> None:
         """Raise `ValueError` if there is no layer, with the reason for each skipped module.
 
         Args:
             layers: The layers that can be preconditioned.
             error: The beginning of the message.
+            advice: What the user can do.
         """
         if not layers:
             reasons = "".join(
-                f"\n  {n or 'the model'}: {reason}" for n, reason in self._skipped.items()
+                f"\n  {name or 'the model'}: {WHEN_BUILDING.get(reason, reason)}"
+                for name, reason in self._skipped.items()
             )
-            raise ValueError(
-                f"{error}, so there is nothing to precondition: use a plain optimizer such as "
-                f"torch.optim.SGD{reasons}"
-            )
+            raise ValueError(f"{error}, so there is nothing to precondition: {advice}{reasons}")
 
     def _clear(self) -> None:
         """Create empty collections of the layers, their banks and their hooks."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -200,19 +200,27 @@ def require_model(call: str, arguments: Sequence[Any], keywords: Group | None = 
         )
 
 
-def describe_layers(layers: Sequence[str], skipped: Mapping[str, str]) -> list[str]:
+def describe_layers(
+    layers: Sequence[str], skipped: Mapping[str, str], absent: Collection[str]
+) -> list[str]:
     """Return lines with the preconditioned layers, and the skipped modules with the reasons.
 
     At most `LISTED` names are listed for each reason.
+
+    Args:
+        layers: The names of the preconditioned layers.
+        skipped: The reasons by the names of the other modules.
+        absent: Those of the other modules that have no parameter in this optimizer.
     """
-    modules: dict[str, list[str]] = {}
+    modules: dict[tuple[bool, str], list[str]] = {}
     for name, reason in skipped.items():
-        modules.setdefault(reason, []).append(name)
+        modules.setdefault((name in absent, reason), []).append(name)
     lines = [
         f"Preconditioned layers ({len(layers)}): {_text(layers)}",
         *(
-            f"Not preconditioned ({len(names)}): {_text(names)} ({reason})"
-            for reason, names in modules.items()
+            f"Not {'in this optimizer' if outside else 'preconditioned'} ({len(names)}): "
+            f"{_text(names)} ({reason})"
+            for (outside, reason), names in modules.items()
         ),
     ]
     options: Any = {"break_long_words": False, "break_on_hyphens": False}

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from precond.algorithm import LayerShape
 from precond.parts.rows import ConvRows, LinearRows, Rows
-from precond.reasons import KINDS, UNCALLED, reads_weights, reason_to_skip
+from precond.reasons import FROZEN, KINDS, NOT_GIVEN, UNCALLED, reads_weights, reason_to_skip
 
 
 @dataclass(frozen=True)
@@ -150,12 +150,13 @@ def find_layers(
     if trained is None:
         trained = {p for p in owned if p.requires_grad}
     uses: Mapping[Tensor, int] = Counter[Tensor](owned)
-    axes = _batch_axes(model)
+    axes, outputs = _batch_axes(model), uncalled(model)
     layers, skipped = [], {}
     for name, module in modules.items():
         if reason := reason_to_skip(module, trained, uses):
             if isinstance(module, KINDS) or any(p in trained for p in module.parameters(False)):
-                skipped[name] = reason
+                untrained = reason in (FROZEN, NOT_GIVEN)
+                skipped[name] = outputs.get(name, reason) if untrained else reason
         else:
             bias = module.bias is not None and module.bias in trained
             layers.append(Layer.of(name, module, bias, axes.get(module)))  # type: ignore[arg-type]

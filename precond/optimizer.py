@@ -17,11 +17,9 @@ from precond.diagnostics import measures as diagnostics
 from precond.directions import Directions
 from precond.distributed import check_alike, describe, ranks_of
 from precond.hyperparameters import make
-from precond.layers import (
-    find_layers,
-    parameter_names,
-)
+from precond.layers import find_layers, parameter_names
 from precond.parts.collectives import active
+from precond.reasons import UNFREEZE, USE_PLAIN
 from precond.rules import Directed, Rule, SGDRule
 from precond.scaling import HandlesScale, LossScale, Undo
 
@@ -56,7 +54,8 @@ class Preconditioned(HandlesScale, Assembled):
     Raises:
         HyperparameterError: Values are out of range or names are unknown. The message has one line
             for each, with the allowed range or the known names.
-        ValueError: The model has no trainable Linear or Conv2d, or the ranks' models differ.
+        ValueError: The model has no trainable Linear or Conv2d, `params` has no weight of one, or
+            the ranks' models differ.
     """
 
     algorithm_type: ClassVar[type[Algorithm[Any]]]
@@ -90,14 +89,22 @@ class Preconditioned(HandlesScale, Assembled):
         self.algorithm: Algorithm[Any] = algorithm
         self._model = model
         layers, self._skipped = find_layers(model)
-        self._require_layers(layers, "the model has no trainable Linear or Conv2d layer")
-        self._options = groups.Options(type(self).__name__, rule, algorithm)
         trainable = [p for p in model.parameters() if p.requires_grad]
+        self._require_layers(
+            layers,
+            "the model has no trainable Linear or Conv2d layer",
+            USE_PLAIN if trainable else UNFREEZE,
+        )
+        self._options = groups.Options(type(self).__name__, rule, algorithm)
         super().__init__(trainable if params is None else params, dict(self._options.defaults))
         self._clear()
         group_of = self._index_groups()
         self._install(self._new_banks(group_of), group_of)
-        self._require_layers(self._layers, "params has no weight of a Linear or Conv2d layer")
+        self._require_layers(
+            self._layers,
+            "params has no weight of a Linear or Conv2d layer",
+            f"pass the weight of such a layer in params, or {USE_PLAIN}",
+        )
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the gradients, and discard the statistics that belong to them.

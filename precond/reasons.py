@@ -18,6 +18,17 @@ NOT_GIVEN = (
     "its weight is not in the parameters of this optimizer: to train it here, pass it in params or "
     "to optimizer.add_param_group"
 )
+# The reasons in an error of the constructor, when there is no optimizer to which one could add.
+WHEN_BUILDING = {
+    FROZEN: "its weight does not require a gradient: to train it, call weight.requires_grad_() before "
+    "you build the optimizer",
+    NOT_GIVEN: "its weight is not in params",
+}
+USE_PLAIN = "use a plain optimizer such as torch.optim.SGD"
+UNFREEZE = (
+    "no parameter of the model requires a gradient: call requires_grad_() on those to train before "
+    "you build the optimizer"
+)
 RECURRENT = "to precondition its weights, write the cell with Linear layers"
 ADVICE = {
     nn.RNNBase: RECURRENT,
@@ -29,7 +40,10 @@ ADVICE = {
 def reason_to_skip(
     module: nn.Module, trained: Collection[Tensor], uses: Mapping[Tensor, int]
 ) -> str | None:
-    """Return why a module cannot be preconditioned, or None if it can."""
+    """Return why a module is not preconditioned, or None if it is.
+
+    A module that could not be preconditioned if it were trained has this reason also if it is not.
+    """
     kind = next((kind for kind in KINDS if isinstance(module, kind)), None)
     if kind is None:
         kind = getattr(module, "original_name", type(module).__name__)
@@ -45,11 +59,11 @@ def reason_to_skip(
     for parameter in (weight, bias):
         if parameter is not None and (reason := _reason_of_tensor(parameter)):
             return reason
-    if weight not in trained:
-        return NOT_GIVEN if weight.requires_grad else FROZEN
     if uses[weight] > 1 or (bias is not None and uses[bias] > 1):
         return "its weight or bias belongs to several modules"
-    return None
+    if weight in trained:
+        return None
+    return NOT_GIVEN if weight.requires_grad else FROZEN
 
 
 def _advice(module: nn.Module) -> str:

@@ -8,7 +8,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from precond.bank import Bank
 from precond.diagnostics import measures
 from precond.groups import Options, describe_layers, settings_errors
 from precond.layer_coverage import Coverage
+from precond.layers import plain_modules
 from precond.parts.stacks import named_tensors
 from precond.rules import Rule
 from precond.shared import Copyable, Shared
@@ -129,9 +130,17 @@ class Saved(Copyable):
         text = super().__repr__()
         if not hasattr(self, "_entries"):  # printed, for example by a debugger, while it is built
             return text
-        lines = describe_layers(self.preconditioned_layers(), self.skipped_layers())
-        coverage = str(self.coverage()).capitalize()
+        skipped = self.skipped_layers()
+        lines = describe_layers(self.preconditioned_layers(), skipped, self._absent(skipped))
+        coverage = f"{str(self.coverage()).capitalize()} in this optimizer"
         return "\n".join([text.removesuffix(")").rstrip("\n"), coverage, *lines, ")"])
+
+    def _absent(self, names: Iterable[str]) -> set[str]:
+        """Return those modules that have parameters, but none in this optimizer."""
+        included = {p for group in self.param_groups for p in group["params"]}
+        modules = plain_modules(self._model)
+        owned = {name: set(modules[name].parameters()) for name in names}
+        return {name for name, tensors in owned.items() if tensors and not tensors & included}
 
 
 def _snapshot(banks: Sequence[Bank]) -> dict[str, Any]:

@@ -64,8 +64,13 @@ def test_unreachable_metadata_service_is_no_notice():
     assert not cluster_spot.has_notice("http://127.0.0.1:9/latest")
 
 
+@pytest.mark.parametrize(("workers", "text"), [(1, "1 process"), (2, "2 processes")])
 def test_main_polls_until_the_notice_and_then_stops_the_workers(
-    metadata: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    metadata: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    workers: int,
+    text: str,
 ):
     sleeps = []
 
@@ -74,10 +79,10 @@ def test_main_polls_until_the_notice_and_then_stops_the_workers(
         Metadata.notice = len(sleeps) == 3
 
     monkeypatch.setattr(cluster_spot.time, "sleep", sleep)
-    monkeypatch.setattr(cluster_spot, "leave", lambda: 2)
+    monkeypatch.setattr(cluster_spot, "leave", lambda: workers)
     cluster_spot.main(metadata)
     assert sleeps == [cluster_spot.POLL_SECONDS] * 3
-    assert "sent SIGTERM to 2 processes" in capsys.readouterr().out
+    assert f"sent SIGTERM to {text}\n" in capsys.readouterr().out
 
 
 def test_fingerprint_depends_on_names_and_contents_of_sources(

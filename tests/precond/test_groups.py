@@ -419,6 +419,25 @@ def test_the_text_of_an_optimizer_lists_the_layers():
     assert "Preconditions 1 of 3 layers, 56 of 88 parameters (63.6%)" in text
 
 
+def test_the_text_of_an_optimizer_names_the_layers_of_others():
+    """The numbers are those of this optimizer, so layers outside of it are no skipped layers."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 3), nn.Linear(3, 3))
+    model[3].requires_grad_(False)
+    text = repr(precond.NysAct(model, params=[model[1].weight, model[2].weight], rank=1))
+    text = " ".join(text.split())
+    assert "Preconditions 1 of 2 layers, 12 of 16 parameters (75.0%) in this optimizer" in text
+    assert "Not preconditioned (1): 1 (LayerNorm is not" in text
+    assert "Not in this optimizer (1): 0 (its weight is not in" in text
+    assert "Not in this optimizer (1): 3 (its weight did not require" in text
+
+
+def test_a_layer_with_a_computed_weight_is_in_the_optimizer():
+    layer = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4, bias=False))
+    text = repr(precond.FOOF(nn.Sequential(layer, nn.Linear(4, 3))))
+    assert "Not preconditioned (1): 0 (its weight or bias is computed" in text
+    assert "Not in this optimizer" not in text
+
+
 def test_the_text_of_a_large_model_is_short_and_fits_100_columns():
     layers = [part for _ in range(30) for part in (nn.Linear(4, 4), nn.LayerNorm(4))]
     text = repr(precond.KFAC(nn.ModuleDict({f"a_module_{i}": m for i, m in enumerate(layers)})))

@@ -196,18 +196,28 @@ def test_a_convolution_that_pads_in_its_forward_is_skipped():
 
 
 @pytest.mark.parametrize(
-    ("layer", "reason"),
+    ("layer", "reason", "advice"),
     [
-        (nn.Linear(4, 3, dtype=torch.complex64), "its parameters are complex64"),
-        (nn.Linear(4, 3).requires_grad_(False), "its weight did not require a gradient"),
+        (
+            nn.Linear(4, 3, dtype=torch.complex64),
+            "its parameters are complex64",
+            "use a plain optimizer such as torch.optim.SGD",
+        ),
+        (
+            nn.Linear(4, 3).requires_grad_(False),
+            "its weight did not require a gradient",
+            "no parameter of the model requires a gradient: call requires_grad_() on those to train",
+        ),
     ],
 )
-def test_parameters_that_cannot_be_preconditioned_have_a_reason(layer, reason):
+def test_parameters_that_cannot_be_preconditioned_have_a_reason(layer, reason, advice):
     model = nn.ModuleDict({"layer": layer, "plain": nn.Linear(4, 3)})
     optimizer = precond.KFAC(model, params=model["plain"].parameters())
     assert optimizer.skipped_layers()["layer"].startswith(reason)
-    with pytest.raises(ValueError, match=f"nothing to precondition.*\n.*{reason}"):
+    with pytest.raises(ValueError, match=r"nothing to precondition") as error:
         precond.KFAC(layer)
+    first, second = str(error.value).splitlines()
+    assert advice in first and second.startswith(f"  the model: {reason.replace('did', 'does')}")
 
 
 def test_a_frozen_layer_and_a_layer_that_another_optimizer_trains_have_different_reasons():

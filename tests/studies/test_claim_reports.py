@@ -119,6 +119,10 @@ def test_interim_verdicts_are_called_so(tmp_path: Path):
         write_trial(tmp_path, trial)
     unfinished = report(tmp_path, trials, CLAIMED).findings
     assert any(f"2 of {len(trials)} planned trials have not ended" in text for text in unfinished)
+    all_but_one = report(tmp_path, trials[:-1], CLAIMED).findings
+    assert any(
+        f"1 of {len(trials) - 1} planned trials has not ended" in text for text in all_but_one
+    )
     finished = report(tmp_path, trials[:-2], CLAIMED).findings
     assert not any("have not ended" in text for text in finished)
 

@@ -54,6 +54,14 @@ def test_it_compares_the_optimizer_of_a_plugin():
     assert claims(plan("signsgd", "sgd")) == ["signsgd is better than sgd"]
 
 
+@pytest.mark.parametrize("option", ["levels", "only"])
+def test_a_study_without_factors_names_the_option_that_sets_values(option):
+    with pytest.raises(HyperparameterError) as error:
+        plan("sgd", "adam", **{option: {"momentum": [0.9]}})
+    line = "momentum: compare has no factors; to set a hyperparameter, use --set momentum=VALUE"
+    assert line in str(error.value).splitlines()
+
+
 def test_an_unknown_optimizer_is_refused_with_the_registered_names():
     with pytest.raises(
         HyperparameterError, match='--optimizers = "sopa": not an optimizer of comp'

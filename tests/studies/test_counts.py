@@ -49,5 +49,6 @@ def test_line_of_an_arm_separates_seeds_and_epochs(tmp_path: Path):
 
 def test_protocol_and_folder_use_the_singular(tmp_path: Path):
     [plan] = STUDY.plan(Options(out=tmp_path, seeds=[0], epochs=1))
+    assert "; seed 0. Hyperparameters" in str(protocol.section(plan.artefact, plan.trials))
     assert "; 1 epoch; schedule" in str(protocol.section(plan.artefact, plan.trials))
     assert ": 0 trials" in repr(Folder(tmp_path))

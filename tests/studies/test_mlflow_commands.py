@@ -11,7 +11,7 @@ from folders import STUDY, planned
 from mlflow_folders import new_root, view
 
 from studies.harness.command import tracking as commands
-from studies.harness.design.ending import COMPLETE, ENVIRONMENT, SOME_FAILED
+from studies.harness.design.ending import COMPLETE, ENVIRONMENT, INVALID_COMMAND, SOME_FAILED
 from studies.harness.design.options import Options
 from studies.harness.design.result import Report
 from studies.harness.kinds import records
@@ -120,3 +120,23 @@ def test_ui_names_a_port_that_is_in_use_before_it_starts(
     monkeypatch.setattr(ui, "serve", lambda *call: started.append(call) or COMPLETE)
     assert commands._ui.callback(root, port, links_only=False) == COMPLETE
     assert started == [(root, port)]
+
+
+def test_ui_without_a_database_names_a_command_that_creates_one(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    """`sync` creates nothing for trials that belong to no study, such as those of a plugin."""
+    root = new_root(tmp_path)
+    (root / "mlflow.db").unlink()
+    unreadable, readable = Stored("unreadable", None), Stored("good", view(root))
+    repeat = "to build it, repeat the command that trained the trials, with --report-only"
+    send = f"to build it from the trials: python -m studies sync --out {root}"
+    for stored, advice in (([unreadable], repeat), ([unreadable, readable], send)):
+        monkeypatch.setattr(
+            commands, "artefacts", lambda stored=stored: {s.name: s for s in stored}
+        )
+        assert commands._ui.callback(root, 5000, links_only=True) == INVALID_COMMAND
+        expected = f"error: {root}: has no MLflow database; {advice}\n"
+        assert capsys.readouterr().err == expected

@@ -133,6 +133,27 @@ def test_a_plugin_of_the_command_line_joins_that_of_the_file(run):
     assert [record["arm"] for record in records(out)] == ["one", "two", "three"]
 
 
+@pytest.mark.parametrize("named", ["--plugin", "run"])
+def test_text_that_a_file_prints_is_not_part_of_the_json(run, named):
+    """The file prints when it is imported and when the plan builds its optimizer."""
+    path = own_study("mine.py", "mine", "own")
+    text = (
+        Path(path).read_text().replace("    return torch", "    print('built')\n    return torch")
+    )
+    write(path, "print('imported')\n" + text)
+    flags = ["--seeds", "1", "--dry-run", "--json"]
+    if named == "run":
+        code, out, err = run("run", path, *flags)
+    else:
+        code, out, err = run("--plugin", path, "--optimizers", "mine", *flags, study=(STUDY,))
+    assert code == 0, err
+    assert "mine" in {record["arm"] for record in records(out)}
+    assert "imported" in err
+    plugins.unregister()
+    code, out, _ = run("run", path, *flags[:-1])
+    assert code == 0 and "imported" in out
+
+
 # ---------------------------------------------------------------------- errors that follow
 
 

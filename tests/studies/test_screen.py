@@ -148,8 +148,8 @@ def test_equivalent_levels_and_the_number_of_diverged_trials_are_findings(
         "one-sided t-tests for every pair, 5% level)." in text
     )
     assert (
-        "- Of 24 planned trials, 1 diverged; no mean includes these trials, but every comparison "
-        "counts them as the worst of their seeds."
+        "- Of 24 planned trials, 1 diverged; no mean includes this trial, but every comparison "
+        "counts it as the worst of its seed."
     ) in text
     assert (
         "- 6 arms are significantly better than sgd; foof is not significantly different from sgd "

@@ -309,6 +309,9 @@ def test_sampler_that_would_draw_a_hyperparameter_at_random_is_refused(monkeypat
         "--sampler = cmaes: does not optimize resample of nysact-s, which is not a range of "
         "numbers. Known: gp, nsgaii, nsgaiii, qmc, random, tpe"
     )
+    space = {"resample": Choice(1, 2), "betas": Choice((0.9, 0.95), (0.8, 0.9))}
+    [line] = sampling.sampler_problems("cmaes", [("sgd", space)])
+    assert "resample, betas of sgd, which are not ranges of numbers." in line
     assert plans(SEARCH, replace(options, report_only=True))  # a report makes no proposals
     [unknown] = sampling.sampler_problems("cmae", [*SEARCH.spaces.items()])
     assert "cmaes" not in unknown

@@ -17,6 +17,8 @@ import urllib.request
 
 import psutil
 
+from precond.counts import counted
+
 METADATA = "http://169.254.169.254/latest"
 POLL_SECONDS = 5.0
 NOTICE_SECONDS = 120
@@ -55,7 +57,8 @@ def main(metadata: str = METADATA) -> None:
     """Wait for the notice, and leave the cluster."""
     while not has_notice(metadata):
         time.sleep(POLL_SECONDS)
-    print(f"interruption notice: sent SIGTERM to {leave()} processes", flush=True)
+    processes = counted(leave(), "process", "processes")
+    print(f"interruption notice: sent SIGTERM to {processes}", flush=True)
 
 
 def _request(method: str, url: str, headers: dict[str, str]) -> str:

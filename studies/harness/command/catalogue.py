@@ -29,6 +29,7 @@ def _default_folder() -> Path:
 OUT = click.Option(
     ["--out", "root"],
     type=_folder,
+    metavar="FOLDER",
     default=_default_folder,
     help="Output folder (OUT).  [default: $PRECOND_OUT or outputs]",
 )

@@ -13,7 +13,7 @@ from studies.harness.command import files, listing, tracking, trials
 from studies.harness.command.catalogue import OUT, artefacts, markdown
 from studies.harness.command.cli import EXIT_CODES, SETTINGS
 from studies.harness.command.flags import FLAGS
-from studies.harness.command.screen import refuse, terminal
+from studies.harness.command.screen import redirected, refuse, terminal
 from studies.harness.command.tune import COMMAND as TUNE_RECIPE
 from studies.harness.design.ending import COMPLETE
 from studies.harness.kinds.artefact import Artefact
@@ -71,7 +71,8 @@ def _run(names: tuple[str, ...], **raw: Any) -> int:
     from studies.harness.command.options import parse
     from studies.harness.command.run import run_command
 
-    chosen = files.find_artefacts(names)
+    with redirected(raw["as_json"]):
+        chosen = files.find_artefacts(names)
     options, errors = parse({**raw, "plugin": (*raw["plugin"], *chosen.plugins)})
     if chosen.errors:  # unknown names in other options may be those of the unusable files
         return refuse([*chosen.errors, *([] if options.unresolved else errors)])

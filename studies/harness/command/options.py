@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from studies.harness.command.flags import FLAGS
+from studies.harness.command.screen import redirected
 from studies.harness.design.options import SMOKE_WORKLOAD, Options, usable
 
 # Names in the papers and in their released code: accepted on the command line, and never stored.
@@ -94,7 +95,8 @@ def parse(
         f'--plugin = "{text}": must be a file or a folder' for text in named if not usable(text)
     ]
     workload = take("workload", "a workload", str)
-    unresolved = _load(plugins) or _unknown_workloads(workload)
+    with redirected(bool(raw.get("as_json"))):
+        unresolved = _load(plugins) or _unknown_workloads(workload)
     parser.errors += unresolved
     address = take("address", _ADDRESS, _address, variable="RAY_ADDRESS")
     options = Options(

@@ -55,7 +55,7 @@ def run_command(artefacts: Sequence[Artefact], options: Options, errors: Sequenc
 def _plan_and_run(artefacts: Sequence[Artefact], options: Options, errors: Sequence[str]) -> int:
     # With --json, standard output contains the results only.
     console = screen.terminal(stderr=options.as_json)
-    with activity(f"read {options.root}"):
+    with activity(f"read {options.root}"), screen.redirected(options.as_json):
         plans, work, problems = plan_all(artefacts, options)
     if errors or problems:
         return refuse([*errors, *problems])

@@ -8,6 +8,7 @@ import shlex
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,14 @@ def terminal(*, stderr: bool = False) -> Console:
     if os.environ.get("NO_COLOR"):
         return Console(stderr=stderr, force_terminal=False, color_system=None)
     return Console(stderr=stderr)
+
+
+def redirected(as_json: bool) -> AbstractContextManager[Any]:
+    """Return a context that sends the output of plugins and study files to standard error.
+
+    Without `--json`, it changes nothing. With it, standard output contains the results only.
+    """
+    return redirect_stdout(sys.stderr) if as_json else nullcontext()
 
 
 def refuse(problems: Sequence[str]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -143,9 +144,21 @@ def _way_to_database(root: Path) -> str:
 
     if not any(trial_folders(root)):
         return "run a study first, or name its folder with --out"
+    if not _has_runs(root):
+        return "to build it, repeat the command that trained the trials, with --report-only"
     command = ["python", "-m", "studies", "sync"]
     command += [] if root == default_root() else ["--out", str(root)]
     return f"to build it from the trials: {shlex.join(command)}"
+
+
+def _has_runs(root: Path) -> bool:
+    """Return True if `sync` would send the results of a study."""
+    for artefact in artefacts().values():
+        # As in `sync`, a study that cannot be read does not affect the others.
+        with suppress(Exception):
+            if any(artefact.tracking(plan) for plan in artefact.stored(root).plans):
+                return True
+    return False
 
 
 def _reserve(port: int) -> socket.socket:

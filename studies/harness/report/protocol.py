@@ -73,10 +73,11 @@ def _fixed(trials: Sequence[Trial]) -> str:
     words = "".join(
         dict.fromkeys(f"; {name} {value}" for name, value in extra if name not in varied)
     )
+    seeds = "seeds" if "," in values["seed"] else "seed"
     epochs = "number of epochs varied" if "epochs" in varied else _epochs(values["epochs"])
     return (
         f"Workload {values['workload']}; batch size {values['batch_size']}; {epochs}; schedule "
-        f"{values['schedule']}; seeds {values['seed']}{words}. Hyperparameters that the study does "
+        f"{values['schedule']}; {seeds} {values['seed']}{words}. Hyperparameters that the study does "
         "not vary:"
     )
 

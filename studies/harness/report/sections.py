@@ -151,9 +151,12 @@ def stability(evidence: Evidence, factor: str) -> list[Block]:
     table = Table("stability", header, cells, caption=caption)
     verbs = {DIVERGED: "diverged", OOM: "ran out of memory", FAILED: "failed"}
     lost = join_words([f"{number} {verbs[status]}" for status, number in evidence.lost.items()])
+    trials, them, seeds = "these trials", "them", "their seeds"
+    if sum(evidence.lost.values()) == 1:
+        trials, them, seeds = "this trial", "it", "its seed"
     finding = (
-        f"Of {counted(len(evidence.trials), 'planned trial')}, {lost}; no mean includes these trials, "
-        "but every comparison counts them as the worst of their seeds."
+        f"Of {counted(len(evidence.trials), 'planned trial')}, {lost}; no mean includes {trials}, "
+        f"but every comparison counts {them} as the worst of {seeds}."
     )
     return [Heading(title), Text(finding, finding=True), table, Text(note, note=True)]
 

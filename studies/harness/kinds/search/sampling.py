@@ -103,7 +103,7 @@ def sampler_problems(name: str, spaces: Sequence[tuple[str, Space]] = ()) -> lis
     else:
         lines = [
             f"--sampler = {name}: does not optimize {', '.join(parameters)} of {optimizer}, which "
-            "is not a range of numbers."
+            f"{'is not a range' if len(parameters) == 1 else 'are not ranges'} of numbers."
             for optimizer, space in spaces
             if (parameters := unsupported(name, space))
         ] or _import_errors(name)

@@ -87,7 +87,12 @@ def option_problems(
         if name not in allowed
     ]
     for factor in [*options.levels, *options.only]:
-        if factor not in levels:
+        if not levels:
+            errors.append(
+                f"{factor}: {study.name} has no factors; to set a hyperparameter, use "
+                f"--set {factor}=VALUE"
+            )
+        elif factor not in levels:
             errors.append(f"{factor}: not a factor of {study.name}.{nearest(factor, levels)}")
     for factor, selected in options.only.items():
         listed = ", ".join(str(spelled(level)) for level in levels.get(factor, []))

@@ -101,8 +101,9 @@ def _interim(evidence: Evidence) -> list[Block]:
     tested = any(decision.verdict != NOT_TESTED for decision in evidence.claims)
     if not tested or not unfinished:
         return []
+    have = "has" if unfinished == 1 else "have"
     text = (
-        f"{unfinished} of {counted(len(evidence.trials), 'planned trial')} have not ended. If you look "
+        f"{unfinished} of {counted(len(evidence.trials), 'planned trial')} {have} not ended. If you look "
         "at these verdicts and train more trials, only the anytime-valid verdicts hold."
     )
     return [Text(text, label="Interim", finding=True)]
