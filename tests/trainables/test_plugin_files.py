@@ -230,9 +230,9 @@ def test_workers_import_a_copy_of_the_folder(tmp_path: Path):
     [
         (
             "import helpers\n",
-            "ModuleNotFoundError: No module named 'helpers'; write `from . import",
+            "ModuleNotFoundError: No module named 'helpers'; helpers.py lies in the folder of the",
         ),
-        ("from helpers import x\n", "or `from .helpers import ...`"),
+        ("from helpers import x\n", "write `from .helpers import ...`"),
         ("from .missing import x\n", "ModuleNotFoundError"),
         ("def f(:\n", "SyntaxError: "),
     ],

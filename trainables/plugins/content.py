@@ -21,7 +21,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 
 from trainables.config import digest
@@ -100,6 +100,18 @@ def _used_statements(
         for other in module.imported(number, set(modules)):
             waiting += [(other, i) for i in range(len(modules[other].statements))]
     return used
+
+
+def imported_modules(modules: Mapping[str, Module], names: Iterable[str]) -> set[str]:
+    """Return these modules and all modules that they import, also in functions."""
+    waiting, reached = [*names], set()
+    while waiting:
+        name = waiting.pop()
+        if name not in reached:
+            reached.add(name)
+            for number in range(len(modules[name].statements)):
+                waiting += modules[name].imported(number, set(modules))
+    return reached
 
 
 class Module:
