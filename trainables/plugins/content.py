@@ -42,6 +42,15 @@ DYNAMIC_MODULES = {"importlib", "inspect", "runpy", "gc", "builtins", "pkgutil",
 def code_hash_of(files: Sources, module: str, function: str) -> str:
     """Return the SHA-256 of the code and the versions of packages that a registered function uses.
 
+    The arguments are those of `code_of`.
+    """
+    code, versions = code_of(files, module, function)
+    return digest([code, versions]) if versions else code
+
+
+def code_of(files: Sources, module: str, function: str) -> tuple[str, dict[str, str]]:
+    """Return the SHA-256 of the code that a registered function uses, and versions of packages.
+
     Args:
         files: The plugin.
         module: The module that defines the function, "" for a single file.
@@ -64,13 +73,14 @@ def code_hash_of(files: Sources, module: str, function: str) -> str:
                 ]
             )
     except (SyntaxError, ValueError, RecursionError):
-        return files.sha256
-    versions = packages.versions(_imported_packages(modules, used))
-    return digest([code, versions]) if versions else code
+        return files.sha256, {}
+    # Code that reaches names as texts can import any file.
+    names = set(modules) if dynamic else imported_modules(modules, files.modules)
+    return code, packages.versions(_imported_packages({n: modules[n] for n in names}, used))
 
 
 def _imported_packages(modules: dict[str, Module], used: Mapping[str, set[int]]) -> set[str]:
-    """Return the packages that are imported with the plugin, or by the statements that are used."""
+    """Return the packages that are imported with the modules, or by the statements that are used."""
     return {
         package
         for name, module in modules.items()

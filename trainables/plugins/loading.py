@@ -112,7 +112,8 @@ def _import(files: Sources) -> Plugin:
         name = getattr(build, "__qualname__", "")
         if getattr(build, "__module__", "").partition(".")[0] != files.package:
             name = ""  # a function of a library, so the whole plugin is hashed
-        return Function(module, name, content.code_hash_of(files, module, name))
+        _, versions = content.code_of(files, module, name)
+        return Function(module, name, content.code_hash_of(files, module, name), versions)
 
     registration = Registration(identify)
     _forget(files, registration)
