@@ -34,8 +34,10 @@ def _field(
     accepts: Callable[[Any], bool],
     symbol: str = "",
     choices: tuple[str, ...] = (),
+    real: bool = False,
 ) -> Any:
     metadata = {"allowed": allowed, "accepts": accepts, "symbol": symbol, "choices": choices}
+    metadata["real"] = real  # True if 1 and 1.0 are the same value
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -70,12 +72,15 @@ def _match(predicates: Sequence[Callable[[Any], bool]], value: Any) -> bool:
 
 def positive(default: float, symbol: str = "") -> Any:
     """Return a field for a finite number > 0."""
-    return _field(default, "a finite number > 0", lambda v: _is_number(v) and v > 0, symbol)
+    return _field(
+        default, "a finite number > 0", lambda v: _is_number(v) and v > 0, symbol, real=True
+    )
 
 
 def non_negative(default: float, symbol: str = "") -> Any:
     """Return a field for a finite number >= 0."""
-    return _field(default, "a finite number >= 0", lambda v: _is_number(v) and v >= 0, symbol)
+    allowed = "a finite number >= 0"
+    return _field(default, allowed, lambda v: _is_number(v) and v >= 0, symbol, real=True)
 
 
 def learning_rate(default: float, symbol: str = "") -> Any:
@@ -85,23 +90,24 @@ def learning_rate(default: float, symbol: str = "") -> Any:
         "a finite number >= 0",  # tensors are rare, so the message omits them
         lambda v: v.numel() == 1 if hasattr(v, "numel") else _is_number(v) and v >= 0,
         symbol,
+        real=True,
     )
 
 
 def fraction(default: float | None, symbol: str = "") -> Any:
     """Return a field for a number in [0, 1)."""
-    return _field(default, "a number in [0, 1)", _is_fraction, symbol)
+    return _field(default, "a number in [0, 1)", _is_fraction, symbol, real=True)
 
 
 def probability(default: float) -> Any:
     """Return a field for a number in [0, 1]."""
-    return _field(default, "a number in [0, 1]", lambda v: _is_number(v) and 0 <= v <= 1)
+    return between(default, 0, 1)
 
 
 def between(default: float, low: float, high: float) -> Any:
     """Return a field for a number in [low, high]."""
     allowed = f"a number in [{low:g}, {high:g}]"
-    return _field(default, allowed, lambda v: _is_number(v) and low <= v <= high)
+    return _field(default, allowed, lambda v: _is_number(v) and low <= v <= high, real=True)
 
 
 def amounts(default: tuple[float, float]) -> Any:
@@ -141,12 +147,14 @@ def alike(default: Any) -> Any:
     if isinstance(default, int):
         return _field(default, "an integer", is_integer)
     if isinstance(default, (tuple, list)):
+        if not default:
+            return _field(default, "an empty tuple", _are(_is_number, 0))
         if all(map(_is_number, default)):
             return _field(default, counted(len(default), "number"), _are(_is_number, len(default)))
         parts = [_is_number if _is_number(v) else alike(v).metadata["accepts"] for v in default]
         allowed = f"{counted(len(default), 'value')} of the types in the default {default!r}"
         return _field(default, allowed, lambda v: _match(parts, v))
-    return _field(default, "a finite number", _is_number)
+    return _field(default, "a finite number", _is_number, real=True)
 
 
 def optional(field: Any) -> Any:
@@ -156,20 +164,37 @@ def optional(field: Any) -> Any:
     return _field(field.default, f"{allowed}, or None", lambda v: v is None or accepts(v), **data)
 
 
-KINDS: Mapping[type, tuple[str, Callable[[Any], bool]]] = {
-    float: ("a finite number", _is_number),
-    int: ("an integer", is_integer),
-    bool: ("true or false", lambda v: isinstance(v, bool)),
-    str: ("a text", lambda v: isinstance(v, str)),
+KINDS: Mapping[type, tuple[tuple[str, ...], Callable[[Any], bool]]] = {
+    float: (("a finite number",), _is_number),
+    int: (("an integer",), is_integer),
+    bool: (("true", "false"), lambda v: isinstance(v, bool)),
+    str: (("a text",), lambda v: isinstance(v, str)),
 }
 """The types of hyperparameters: what is allowed, and a predicate."""
 
 
-def none_or(*kinds: type) -> Any:
-    """Return a field whose default is None, for values of these keys of `KINDS` or None."""
-    allowed = " or ".join(KINDS[kind][0] for kind in kinds)
-    accepts = [KINDS[kind][1] for kind in kinds]
-    return optional(_field(None, allowed, lambda v: any(accepted(v) for accepted in accepts)))
+def of_kinds(default: Any, kinds: Sequence[type], none: bool) -> Any:
+    """Return a field for values of some keys of `KINDS`.
+
+    Args:
+        default: The default, or None.
+        kinds: The types. An integer is a number, so 1 and 1.0 are the same value for a float. If
+            int is a kind, too, they are different values, because a function can distinguish them.
+        none: Accept None, too.
+    """
+    predicates = [KINDS[kind][1] for kind in kinds]
+    words = [w for k in kinds if k is not int or float not in kinds for w in KINDS[k][0]]
+    if none:
+        allowed = f"{', '.join(words)}, or None"
+    elif len(words) > 2:
+        allowed = f"{', '.join(words[:-1])}, or {words[-1]}"
+    else:
+        allowed = " or ".join(words)
+
+    def accepts(value: Any) -> bool:
+        return (none and value is None) or any(accepted(value) for accepted in predicates)
+
+    return _field(default, allowed, accepts, real=float in kinds and int not in kinds)
 
 
 def known_names() -> set[str]:

@@ -154,6 +154,12 @@ def defaults(name: str) -> dict[str, Any]:
     return fields | dict(entry.preset)
 
 
+def real_numbers(name: str) -> set[str]:
+    """Return the hyperparameters of an optimizer for which 1 and 1.0 are the same value."""
+    fields = (f for kind in lookup(name).kinds for f in dataclasses.fields(kind))
+    return {f.name for f in fields if f.metadata["real"]}
+
+
 def check(
     name: str, hyperparameters: Mapping[str, Any], model: nn.Module | None = None
 ) -> list[str]:

@@ -114,15 +114,23 @@ class Workload:
         return self.model.build(self.fit(settings))
 
 
-def normalise(value: Any, default: Any) -> Any:
+def normalise(value: Any, default: Any, real: bool = False) -> Any:
     """Return a value in the form that enters the key.
 
     An integer becomes a float if the default is a float. A tuple becomes a list, whose elements
     have the types of the default's; they are floats if the default is not a tuple.
+
+    Args:
+        value: The value.
+        default: The default of the hyperparameter or the setting.
+        real: True if 1 and 1.0 are the same value. If the default is None, integers become floats.
+            If it is an integer, floats without a fraction become integers, as the default is one.
     """
     if isinstance(value, (tuple, list)):
         defaults = default if isinstance(default, tuple) else (0.0,) * len(value)
         return [normalise(part, element) for part, element in zip(value, defaults, strict=True)]
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+    if is_integer(value) and (isinstance(default, float) or (real and default is None)):
         return float(value)
+    if real and is_integer(default) and isinstance(value, float) and value.is_integer():
+        return int(value)
     return value

@@ -17,7 +17,7 @@ from torch import nn
 import precond
 from precond import HyperparameterError
 from precond.hyperparameters import nearest
-from precond.registry import lookup
+from precond.registry import lookup, real_numbers
 from trainables.config import TrialConfig
 from trainables.data import DataError, source
 from trainables.descent import build_optimizer
@@ -168,12 +168,13 @@ def resolve(
         raise HyperparameterError("\n".join(errors))
     defaults = precond.defaults(optimizer)
     defaults.pop("seed", None)
-    entry = lookup(optimizer)
+    entry, reals = lookup(optimizer), real_numbers(optimizer)
     config = TrialConfig(
         workload=name,
         optimizer=optimizer,
         hyperparameters={
-            key: normalise(values.get(key, default), default) for key, default in defaults.items()
+            key: normalise(values.get(key, default), default, key in reals)
+            for key, default in defaults.items()
         },
         seed=seed,
         numerics={
@@ -225,10 +226,13 @@ def deviations(config: TrialConfig) -> dict[str, tuple[Any, Any]]:
         Pairs (the recipe's value, the trial's value) by name.
     """
     recipe, defaults = find_recipe(config.workload), precond.defaults(config.optimizer)
-    candidates = []
+    reals, candidates = real_numbers(config.optimizer), []
     for as_released in (False, True):
         values = {**defaults, **recipe.hyperparameters(config.optimizer, as_released)}
-        normal = {name: normalise(values[name], defaults[name]) for name in config.hyperparameters}
+        normal = {
+            name: normalise(values[name], defaults[name], name in reals)
+            for name in config.hyperparameters
+        }
         candidates.append(_differing(normal, config.hyperparameters))
     # A user's data may not exist here, so a default resolution is not compared.
     can_be_absent = _user_data(config.workload) is not None

@@ -348,6 +348,20 @@ def test_the_hash_covers_the_version_of_an_installed_package(
     assert digest(tmp_path, text) == first
 
 
+def test_the_hash_covers_no_package_of_a_file_that_is_not_imported(
+    tmp_path: Path, package: Callable[[str], None]
+):
+    files = {**FOLDER, "_draft.py": "import patches_torch\n"}
+    folder = write(tmp_path / "folder", files)
+    first = code_hash_of(read(folder), "a", "mine")
+    package("1.1")
+    assert code_hash_of(read(folder), "a", "mine") == first
+    write(folder, {"helpers.py": FOLDER["helpers.py"] + "\nfrom . import _draft\n"})
+    second = code_hash_of(read(folder), "a", "mine")
+    package("1.0")
+    assert code_hash_of(read(folder), "a", "mine") != second
+
+
 def test_a_copy_for_another_version_of_a_package_is_refused(
     tmp_path: Path, package: Callable[[str], None]
 ):
@@ -357,9 +371,8 @@ def test_a_copy_for_another_version_of_a_package_is_refused(
     config = resolve("digits/mlp", "mine")
     plugins.unregister()
     package("1.1")
-    with pytest.raises(
-        plugins.PluginError, match="the version of a package that it imports, differs"
-    ):
+    line = "the trial requires patches-torch 1.0, but 1.1 is installed; install this version, or"
+    with pytest.raises(plugins.PluginError, match=line):
         plugins.load_copies(tmp_path, config)
     package("1.0")
     plugins.load_copies(tmp_path, config)

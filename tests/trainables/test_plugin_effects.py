@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-from trainables import plugins
-from trainables.plugins import PluginError
 from trainables.plugins.content import code_hash_of
 from trainables.plugins.sources import Source, Sources
 
@@ -177,60 +174,3 @@ def test_code_that_runs_at_the_import_is_part_of_each_hash(effect: str):
 @pytest.mark.parametrize("definition", DEFINITIONS)
 def test_a_definition_that_a_function_does_not_use_keeps_its_hash(definition: str):
     assert digest(DEFINITIONS[definition]) == digest("")
-
-
-@pytest.mark.parametrize("statement", ["import helper_lr", "from helper_lr import LR"])
-def test_a_single_file_that_imports_a_module_beside_it_is_refused(
-    statement: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "helper_lr", raising=False)
-    (tmp_path / "helper_lr.py").write_text("LR = 0.1\n")
-    (tmp_path / "math.py").write_text("raise ImportError\n")  # the standard library's is imported
-    path = tmp_path / "plugin.py"
-    path.write_text(f"import math\n{statement}\n" + FILE.replace("{}", "", 1))
-    with pytest.raises(PluginError, match=r"helper_lr\.py lies beside the plugin"):
-        plugins.load(path)
-
-
-HELPERS = {
-    "package": ("helper_p/__init__.py", "import helper_p"),
-    "package with a module": ("helper_p/__init__.py", "import helper_p.norm"),
-    "folder without __init__.py": ("helper_p/other.py", "from helper_p import other"),
-    "import in a function": ("helper_p/__init__.py", "def g():\n    import helper_p"),
-}
-
-
-@pytest.mark.parametrize("on_path", [True, False])
-@pytest.mark.parametrize("case", HELPERS)
-def test_a_single_file_that_imports_a_package_beside_it_is_refused(
-    case: str, on_path: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """Python finds the package if the file runs as a script, but not in a worker."""
-    file, statement = HELPERS[case]
-    for name in [n for n in sys.modules if n.partition(".")[0] == "helper_p"]:
-        monkeypatch.delitem(sys.modules, name)
-    (tmp_path / "helper_p").mkdir()
-    for name in (file, "helper_p/norm.py"):
-        (tmp_path / name).write_text("LR = 0.1\n")
-    if on_path:
-        monkeypatch.syspath_prepend(tmp_path)
-    elif "function" in case:
-        return  # the function raises an error when it is called
-    path = tmp_path / "plugin.py"
-    path.write_text(f"{statement}\n" + FILE.replace("{}", "", 1))
-    with pytest.raises(PluginError, match="give the folder as the plugin") as error:
-        plugins.load(path)
-    assert "helper_p lies beside the plugin" in str(error.value)
-    assert ("create helper_p/__init__.py" in str(error.value)) == ("without" in case)
-
-
-def test_a_folder_that_imports_its_own_module_from_outside_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "helper_f", raising=False)
-    (tmp_path / "helper_f.py").write_text("LR = 0.1\n")
-    (tmp_path / "plugin.py").write_text("import helper_f\n" + FILE.replace("{}", "", 1))
-    with pytest.raises(PluginError, match=r"write `from \.helper_f import \.\.\.`"):
-        plugins.load(tmp_path)

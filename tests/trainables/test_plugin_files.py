@@ -63,6 +63,10 @@ SIGNATURES = {
         "write `clip: float | None = None`",
     ),
     "model, *, clip: list | None = None": ("write `clip: float | None = None`",),
+    "model, *, clip: 'Late | None' = None": (
+        "but `clip: 'Late | None' = None` contains none that is known here",
+    ),
+    "model, c: int | None = None": ("write `def f(model, *, c: int | None = None)`",),
     "model, clip=None": ("write `def f(model, *, clip: float | None = None)`",),
     "model, *, params=()": ("params receives the parameter groups, so its default must be None",),
 }
@@ -107,9 +111,89 @@ def test_the_annotation_of_a_parameter_with_the_default_none_is_its_type(
     assert precond.check("f", {"a": "x", "b": 0.5, "c": 0.5, "d": "x"}) == [
         "a = 'x': must be a finite number, or None",
         "b = 0.5: must be an integer, or None",
-        "c = 0.5: must be an integer or a text, or None",
+        "c = 0.5: must be an integer, a text, or None",
         "d = 'x': must be a finite number, or None",
     ]
+
+
+ALLOWED = {
+    "a: float | None = 1": ([1.5, None], ["x"], "a finite number, or None"),
+    "a: float = 1": ([1.5], [None, "x"], "a finite number"),
+    "a: int = 0.5": ([1.5], ["x"], "a finite number"),
+    "a: float | int | None = None": ([1.5, 2, None], [True], "a finite number, or None"),
+    "a: int | bool | None = None": ([1, False, None], [0.5], "an integer, true, false, or None"),
+    "a: int | bool = 1": ([1, False], [None], "an integer, true, or false"),
+    "a: bool | None = True": ([False, None], [1], "true, false, or None"),
+    "a: bool = True": ([False], [1], "true or false"),
+    "a: int | str = 1": ([2, "x"], [0.5], "an integer or a text"),
+    "a: Annotated[float, {'min': 0}] = 0.1": ([1], ["x"], "a finite number"),
+    "a: Annotated[Optional[float], {'min': 0}] = None": ([1, None], ["x"], "a finite number, or"),
+    "a: tuple = ()": ([()], [(1,), 1], "an empty tuple"),
+    "a: 'Missing' = 0.1": ([1], ["x"], "a finite number"),
+    "a: 'float | Missing | None' = None": ([1.5, None], ["x"], "a finite number, or None"),
+    "a: 'Union[Missing, Optional[float]]' = 1.0": ([1.5, None], ["x"], "a finite number, or None"),
+    "a: 'Optional[Annotated[int, missing]]' = None": ([1], [1.5], "an integer, or None"),
+    "a: Union['Missing', float, None] = 1.0": ([1.5, None], ["x"], "a finite number, or None"),
+}
+
+
+@pytest.mark.parametrize("future", ["", "from __future__ import annotations\n"])
+@pytest.mark.parametrize("declaration", ALLOWED)
+def test_the_annotation_decides_which_values_are_allowed(
+    declaration: str, future: str, tmp_path: Path
+):
+    valid, invalid, allowed = ALLOWED[declaration]
+    head = f"{future}from typing import Annotated, Optional, Union\n{HEAD}"
+    (tmp_path / "f.py").write_text(f"{head}@optimizer\ndef f(model, *, {declaration}){BODY}")
+    plugins.load(tmp_path / "f.py")
+    assert [precond.check("f", {"a": value}) for value in valid] == [[]] * len(valid)
+    for value in invalid:
+        (line,) = precond.check("f", {"a": value})
+        assert line.startswith(f"a = {value!r}: must be {allowed}")
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        "@optimizer\n@torch.no_grad()\ndef f(model, *, clip: Clip = None):\n    pass\n",
+        "@optimizer\nclass f(torch.optim.SGD):\n"
+        "    def __init__(self, model, *, clip: Clip = None):\n        pass\n",
+    ],
+)
+def test_annotations_are_evaluated_in_the_file_that_contains_them(definition: str, tmp_path: Path):
+    head = "from __future__ import annotations\nfrom typing import Optional\n"
+    (tmp_path / "f.py").write_text(f"{head}{HEAD}Clip = Optional[float]\n{definition}")
+    plugins.load(tmp_path / "f.py")
+    assert precond.check("f", {"clip": 0.5}) == []
+    assert precond.check("f", {"clip": "x"}) == ["clip = 'x': must be a finite number, or None"]
+
+
+@pytest.mark.parametrize(
+    ("declaration", "values", "normal"),
+    [
+        ("clip: float | None = None", (1, 1.0), 1.0),
+        ("clip: float | None = 0.5", (1, 1.0), 1.0),
+        ("clip: float = 2", (1, 1.0), 1),  # as the default
+        ("clip: float = 2", (1.5,), 1.5),
+        ("clip: int | None = None", (1,), 1),
+    ],
+)
+def test_equal_numbers_are_one_trial(declaration: str, values, normal, tmp_path: Path):
+    plugins.load(write(tmp_path / "f.py", f"@optimizer\ndef f(model, *, {declaration}){BODY}"))
+    configs = [resolve("digits/cnn", "f", {"clip": value}) for value in values]
+    assert len({config.trial_key for config in configs}) == 1
+    assert [repr(config.hyperparameters["clip"]) for config in configs] == [repr(normal)] * len(
+        configs
+    )
+
+
+@pytest.mark.parametrize("declaration", ["c: int | float | None = None", "c: int | float = 2"])
+def test_integers_and_floats_are_different_values_if_both_types_are_named(
+    declaration: str, tmp_path: Path
+):
+    plugins.load(write(tmp_path / "f.py", f"@optimizer\ndef f(model, *, {declaration}){BODY}"))
+    configs = [resolve("digits/cnn", "f", {"c": value}) for value in (1, 1.0)]
+    assert configs[0].trial_key != configs[1].trial_key
 
 
 @pytest.mark.parametrize(
@@ -230,9 +314,9 @@ def test_workers_import_a_copy_of_the_folder(tmp_path: Path):
     [
         (
             "import helpers\n",
-            "ModuleNotFoundError: No module named 'helpers'; write `from . import",
+            "ModuleNotFoundError: No module named 'helpers'; helpers.py lies in the folder of the",
         ),
-        ("from helpers import x\n", "or `from .helpers import ...`"),
+        ("from helpers import x\n", "write `from .helpers import ...`"),
         ("from .missing import x\n", "ModuleNotFoundError"),
         ("def f(:\n", "SyntaxError: "),
     ],

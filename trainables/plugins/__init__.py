@@ -19,8 +19,9 @@ A plugin is code that runs with the user's rights. Its path therefore comes only
 line or from the caller in Python, never from a trial's configuration.
 
 `loading.py` imports plugins, `optimizers.py` and `workloads.py` have the decorators, `content.py`
-computes the hash, `packages.py` finds versions of packages, `tasks.py` has the losses and metrics of
-plugins, and `copies.py` writes and reads the copies. The package imports torch, `precond`
+computes the hash, `packages.py` finds versions of packages, `neighbours.py` finds imports of modules
+whose code is in no hash, `tasks.py` has the losses and metrics of plugins, and `copies.py` writes
+and reads the copies. The package imports torch, `precond`
 and `trainables.{config,data,files,metrics,models,recipes,tasks,workloads}`.
 """
 

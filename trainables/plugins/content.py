@@ -21,7 +21,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 
 from trainables.config import digest
@@ -41,6 +41,15 @@ DYNAMIC_MODULES = {"importlib", "inspect", "runpy", "gc", "builtins", "pkgutil",
 
 def code_hash_of(files: Sources, module: str, function: str) -> str:
     """Return the SHA-256 of the code and the versions of packages that a registered function uses.
+
+    The arguments are those of `code_of`.
+    """
+    code, versions = code_of(files, module, function)
+    return digest([code, versions]) if versions else code
+
+
+def code_of(files: Sources, module: str, function: str) -> tuple[str, dict[str, str]]:
+    """Return the SHA-256 of the code that a registered function uses, and versions of packages.
 
     Args:
         files: The plugin.
@@ -64,13 +73,14 @@ def code_hash_of(files: Sources, module: str, function: str) -> str:
                 ]
             )
     except (SyntaxError, ValueError, RecursionError):
-        return files.sha256
-    versions = packages.versions(_imported_packages(modules, used))
-    return digest([code, versions]) if versions else code
+        return files.sha256, {}
+    # Code that reaches names as texts can import any file.
+    names = set(modules) if dynamic else imported_modules(modules, files.modules)
+    return code, packages.versions(_imported_packages({n: modules[n] for n in names}, used))
 
 
 def _imported_packages(modules: dict[str, Module], used: Mapping[str, set[int]]) -> set[str]:
-    """Return the packages that are imported with the plugin, or by the statements that are used."""
+    """Return the packages that are imported with the modules, or by the statements that are used."""
     return {
         package
         for name, module in modules.items()
@@ -100,6 +110,18 @@ def _used_statements(
         for other in module.imported(number, set(modules)):
             waiting += [(other, i) for i in range(len(modules[other].statements))]
     return used
+
+
+def imported_modules(modules: Mapping[str, Module], names: Iterable[str]) -> set[str]:
+    """Return these modules and all modules that they import, also in functions."""
+    waiting, reached = [*names], set()
+    while waiting:
+        name = waiting.pop()
+        if name not in reached:
+            reached.add(name)
+            for number in range(len(modules[name].statements)):
+                waiting += modules[name].imported(number, set(modules))
+    return reached
 
 
 class Module:

@@ -3,7 +3,7 @@
     plugins/<sha256>.py, plugins/<sha256>/    the file or the folder; the name is the SHA-256 of the
                                               bytes
     plugins/<hash>.json                       the copy that contains the code with this hash, and
-                                              the function
+                                              the function, and versions of packages
 
 A trial's configuration contains the hash of the code that the trial uses (`content.py`). Several
 versions of a file can contain the same code for a trial; a hash then names the last copy, and each
@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from precond.registry import REGISTRY
 from trainables.config import TrialConfig
@@ -39,7 +40,9 @@ def write_copy(path: Path, root: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     copy = _write(plugin, folder)
     for function in plugin.functions.values():
-        document = {"copy": copy.name, "module": function.module, "function": function.name}
+        document: dict[str, Any] = {"copy": copy.name}
+        document |= {"module": function.module, "function": function.name}
+        document["versions"] = dict(function.versions)
         text, index = json.dumps(document).encode(), _index(root, function.digest)
         if not index.exists() or index.read_bytes() != text:
             write_atomically(index, text)
@@ -74,6 +77,7 @@ def _load_copy(root: Path, digest: str) -> None:
     try:
         document = json.loads(index.read_bytes())
         name, module, function = document["copy"], document["module"], document["function"]
+        versions = dict(document.get("versions", {}))  # older folders have none
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PluginError(f"{index}: cannot be read, so the plugin is unknown; {advice}") from error
     if not re.fullmatch(r"[0-9a-f]{64}(\.py)?", name):
@@ -82,9 +86,22 @@ def _load_copy(root: Path, digest: str) -> None:
     files = sources.read(copy)
     valid = files.sha256 == name.removesuffix(".py")
     if not valid or content.code_hash_of(files, module, function) != digest:
+        _, installed = content.code_of(files, module, function)
+        if valid and versions and (difference := _difference(versions, installed)):
+            raise PluginError(f"{copy}: {difference}; install this version, or {advice}")
         reason = "the copy, or the version of a package that it imports, differs from the trial's"
         raise PluginError(f"{copy}: {reason} plugin; {advice}")
     load(copy)
+
+
+def _difference(required: dict[str, str], installed: dict[str, str]) -> str:
+    """Return the packages whose versions differ from those of the trial, or ""."""
+    return ", ".join(
+        f"the trial requires {name} {version}, but "
+        f"{f'{installed[name]} is' if name in installed else 'it is not'} installed"
+        for name, version in required.items()
+        if installed.get(name) != version
+    )
 
 
 def _index(root: Path, digest: str) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from trainables.plugins import content, packages, sources
+from trainables.plugins import content, neighbours, sources
 from trainables.plugins.registration import (
     Function,
     PluginError,
@@ -112,7 +112,8 @@ def _import(files: Sources) -> Plugin:
         name = getattr(build, "__qualname__", "")
         if getattr(build, "__module__", "").partition(".")[0] != files.package:
             name = ""  # a function of a library, so the whole plugin is hashed
-        return Function(module, name, content.code_hash_of(files, module, name))
+        _, versions = content.code_of(files, module, name)
+        return Function(module, name, content.code_hash_of(files, module, name), versions)
 
     registration = Registration(identify)
     _forget(files, registration)
@@ -121,52 +122,18 @@ def _import(files: Sources) -> Plugin:
     try:
         with registering(registration):
             modules = [importlib.import_module(files.full_name(name)) for name in files.modules]
-            _refuse_modules_beside(files)
     except BaseException as error:
         _forget(files, registration)
         if isinstance(error, (Exception, SystemExit)):
             raise PluginError(_message(error, files)) from error
         raise
+    # Only now, because a plugin can change the folders that modules are imported from.
+    if problem := neighbours.problem(files):
+        _forget(files, registration)
+        raise PluginError(problem)
     plugin = Plugin(files, registration.functions, tuple(modules))
     _loaded[files.sha256] = plugin, registration
     return plugin
-
-
-def _refuse_modules_beside(files: Sources) -> None:
-    """Refuse absolute imports from the folder of a file: no key contains the imported code.
-
-    Raises:
-        PluginError: A file imports such a module or package.
-    """
-    imported = {n: s for n, s in files.files.items() if files.full_name(n) in sys.modules}
-    for module, source in imported.items():
-        folder = source.path.absolute().parent
-        statements = content.Module(module, source).statements
-        for name in {n for s in statements for n in packages.imports(s)} - packages.PROJECT:
-            if packages.lies_in(name, folder):
-                raise PluginError(_advice(name, files))
-
-
-def _advice(name: str, files: Sources) -> str:
-    """Return what to do if a plugin imports a module or package that lies beside its file."""
-    module = f"from .{name} import ..."
-    if files.path.is_dir():
-        return (
-            f"{name} lies in the folder of the plugin, but it is imported from outside, and its code "
-            f"would not be part of the keys: write `{module}`"
-        )
-    beside = files.path.absolute().parent / name
-    subfolder = beside.is_dir()
-    init = (
-        f", create {name}/__init__.py"
-        if subfolder and not (beside / "__init__.py").exists()
-        else ""
-    )
-    return (
-        f"{name if subfolder else f'{name}.py'} lies beside the plugin, and its code would not be part "
-        f"of the keys: give the folder as the plugin (put both into a folder{init}, name the folder "
-        f"with --plugin, and write `{module}`)"
-    )
 
 
 def _forget(files: Sources, registration: Registration) -> None:
@@ -226,18 +193,16 @@ class _Loader(importlib.abc.SourceLoader):
 
 def _message(error: BaseException, files: Sources) -> str:
     """Return the place of an error in the plugin's files, and its first line."""
-    paths = {str(s.path.absolute()): s.path for s in files.files.values()}
+    by_path = {str(s.path.absolute()): s for s in files.files.values()}
     lines = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError):
         lines.append((str(error.filename), error.lineno))
-    places = [f"{paths[name]}, line {line}" for name, line in lines if name in paths]
+    places = [(by_path[name], line or 0) for name, line in lines if name in by_path]
     kind = "" if isinstance(error, PluginError) else f"{type(error).__name__}: "
     text = error.msg if isinstance(error, SyntaxError) else str(error).partition("\n")[0]
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        name = error.name.partition(".")[0]
-        beside = files.path.absolute().parent / name
-        if error.name in files.files:
-            text += f"; write `from . import {error.name}` or `from .{error.name} import ...`"
-        elif files.path.is_file() and (beside.is_dir() or beside.with_suffix(".py").is_file()):
-            text += f"; {_advice(name, files)}"
-    return f"{places[-1] if places else files.path}: {kind}{text}"
+    if not places:
+        return f"{files.path}: {kind}{text}"
+    source, line = places[-1]
+    if isinstance(error, ImportError) and (advice := neighbours.advice(files, source, line)):
+        text += f"; {advice}"
+    return f"{source.path}, line {line}: {kind}{text}"

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
-from precond.hyperparameters import KINDS, alike, none_or, optional, problems
+from precond.hyperparameters import KINDS, alike, of_kinds, optional, problems
 from precond.registry import REGISTRY, Entry
 from trainables.plugins.registration import PluginError, is_script, register
 
@@ -25,9 +26,9 @@ def optimizer(build: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
     """Register a function that builds an optimizer.
 
     The optimizer's name is the function's name with `-` in place of `_`. The function takes a model
-    and keyword-only hyperparameters: `def signsgd(model, *, lr=0.01)`. Each has a default (a
-    number, a text, a bool, None or a tuple of these), whose type is that of its values. If the
-    default is None, the annotation has the type: `clip: float | None = None`. If there is a
+    and keyword-only hyperparameters: `def signsgd(model, *, lr=0.01)`. Each has a default: a number, a
+    text, a bool, None or a tuple of these. The annotation has the type of the values, if it contains
+    float, int, bool or str: `clip: float | None = None`. Otherwise, the default has it. If there is a
     keyword-only parameter `params=None`, it receives the parameter groups of a trial that exempts
     some parameters from weight decay.
 
@@ -37,12 +38,13 @@ def optimizer(build: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
     if is_script(build):
         return build
     name = build.__name__.replace("_", "-")
-    names = getattr(build, "__globals__", {})
-    parameters = [_evaluated(p, names) for p in inspect.signature(build).parameters.values()]
-    if error := _signature_error(build.__name__, parameters):
+    parameters = list(inspect.signature(build).parameters.values())
+    names = _names(build)
+    kinds = {p.name: _types(p.annotation, names) for p in parameters}
+    if error := _signature_error(build.__name__, parameters, kinds):
         raise PluginError(f"{name}: {error}")
     takes_groups = any(p.name == GROUPS for p in parameters)
-    fields = [(p.name, Any, _field(p)) for p in parameters[1:] if p.name != GROUPS]
+    fields = [(p.name, Any, _field(p, kinds[p.name])) for p in parameters[1:] if p.name != GROUPS]
     kind = dataclasses.make_dataclass(
         name, fields, frozen=True, kw_only=True, namespace={"problems": problems}
     )
@@ -60,38 +62,75 @@ def optimizer(build: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
     return build
 
 
-def _evaluated(parameter: Parameter, names: dict[str, Any]) -> Parameter:
-    """Return a parameter whose annotation is not a text; it has none if it cannot be evaluated."""
-    if not isinstance(parameter.annotation, str):
-        return parameter
-    holder = type("Holder", (), {"__annotations__": {"value": parameter.annotation}})
+def _names(build: Callable[..., Any]) -> dict[str, Any]:
+    """Return the global names of the file that defines a function or a class."""
+    function = inspect.unwrap(build)
+    if isinstance(function, type):
+        function = inspect.unwrap(function.__init__)
+    return getattr(function, "__globals__", {})
+
+
+def _types(annotation: Any, names: dict[str, Any]) -> list[Any]:
+    """Return the types of an annotation such as `float | None`.
+
+    Types that cannot be evaluated, for example because only type checkers import them, are omitted.
+    """
+    holder = type("Holder", (), {"__annotations__": {"value": annotation}})
     try:
-        annotation = typing.get_type_hints(holder, names)["value"]
-    except Exception:  # for example a name that only type checkers import
-        annotation = Parameter.empty
-    return parameter.replace(annotation=annotation)
+        # This evaluates texts and removes `Annotated`.
+        evaluated = typing.get_type_hints(holder, names)["value"]
+    except Exception:  # the annotation is any expression
+        return [kind for part in _parts(annotation) for kind in _types(part, names)]
+    if typing.get_origin(evaluated) in (typing.Union, types.UnionType):
+        return list(typing.get_args(evaluated))
+    return [evaluated]
 
 
-def _types(parameter: Parameter) -> set[Any]:
-    """Return the types of an annotation such as `float | None`."""
-    annotation = parameter.annotation
-    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    return set(typing.get_args(annotation)) if is_union else {annotation}
+def _parts(annotation: Any) -> list[Any]:
+    """Return the parts of a union or `Annotated` that cannot be evaluated."""
+    if not isinstance(annotation, str):
+        is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+        parts = typing.get_args(annotation) if is_union else ()
+        return [p.__forward_arg__ if isinstance(p, typing.ForwardRef) else p for p in parts]
+    try:
+        tree = ast.parse(annotation, mode="eval").body
+    except SyntaxError:
+        return []
+    if isinstance(tree, ast.Constant) and isinstance(tree.value, str):
+        return [tree.value]
+    if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.BitOr):
+        return [ast.unparse(tree.left), ast.unparse(tree.right)]
+    if not isinstance(tree, ast.Subscript):
+        return []
+    elements = tree.slice.elts if isinstance(tree.slice, ast.Tuple) else [tree.slice]
+    texts = [ast.unparse(element) for element in elements]
+    kind = ast.unparse(tree.value).rpartition(".")[2]
+    return {"Optional": [*texts, "None"], "Union": texts, "Annotated": texts[:1]}.get(kind, [])
 
 
-def _field(parameter: Parameter) -> Any:
-    """Return the field of a hyperparameter, with the range of its default or its annotation."""
-    if parameter.default is None:
-        return none_or(*(kind for kind in KINDS if kind in _types(parameter)))
-    field = alike(parameter.default)
-    return optional(field) if types.NoneType in _types(parameter) else field
+def _plain(kinds: Sequence[Any]) -> list[type]:
+    """Return those types that a value of a trial's configuration can have."""
+    return [kind for kind in KINDS if any(kind is other for other in kinds)]
 
 
-def _signature_error(name: str, parameters: Sequence[Parameter]) -> str:
+def _field(parameter: Parameter, kinds: Sequence[Any]) -> Any:
+    """Return the field of a hyperparameter, with the range of its annotation or its default."""
+    default, plain = parameter.default, _plain(kinds)
+    none = default is None or any(kind is types.NoneType for kind in kinds)
+    if not plain or isinstance(default, tuple):
+        return optional(alike(default)) if none else alike(default)
+    if default is not None and not any(KINDS[kind][1](default) for kind in plain):
+        plain = [kind for kind in KINDS if kind in plain or kind is type(default)]
+    return of_kinds(default, plain, none)
+
+
+def _signature_error(
+    name: str, parameters: Sequence[Parameter], kinds: Mapping[str, Sequence[Any]]
+) -> str:
     """Return the first error in the parameters of an optimizer's function, or ""."""
     positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
     first = parameters[0] if parameters else None
-    advice = f"write {_correct(name, parameters)}"
+    advice = f"write {_correct(name, parameters, kinds)}"
     if first is None or first.kind not in positional:
         return f"the first parameter must be the model: {advice}"
     if first.default is not Parameter.empty:
@@ -109,11 +148,11 @@ def _signature_error(name: str, parameters: Sequence[Parameter]) -> str:
             return f"{GROUPS} receives the parameter groups, so its default must be None"
         if parameter.name == GROUPS:
             continue
-        if parameter.default is None and _types(parameter).isdisjoint(KINDS):
+        if parameter.default is None and not _plain(kinds[parameter.name]):
             return (
                 f"the default of {parameter.name} is None, so its annotation must contain the type "
-                f"of its values (float, int, bool or str): write `{parameter.name}: float | None = "
-                "None`"
+                f"of its values (float, int, bool or str), but `{parameter}` contains none that is "
+                f"known here: write `{parameter.name}: float | None = None`"
             )
         if not _is_plain(parameter.default):
             return (
@@ -123,21 +162,22 @@ def _signature_error(name: str, parameters: Sequence[Parameter]) -> str:
     return ""
 
 
-def _correct(name: str, parameters: Sequence[Parameter]) -> str:
+def _correct(name: str, parameters: Sequence[Parameter], kinds: Mapping[str, Sequence[Any]]) -> str:
     """Return the head of a function with the same parameters that is accepted as an optimizer."""
     variadic = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
     usable = [p for p in parameters if p.kind not in variadic]
     has_model = bool(usable) and usable[0].default is Parameter.empty
     has_model = has_model and usable[0].kind is not Parameter.KEYWORD_ONLY
     model, rest = (usable[0].name, usable[1:]) if has_model else ("model", usable)
-    values = [_declaration(p) for p in rest]
+    values = [_declaration(p, kinds[p.name]) for p in rest]
     return f"`def {name}({', '.join([model, '*', *(values or ['lr=0.1'])])})`"
 
 
-def _declaration(parameter: Parameter) -> str:
+def _declaration(parameter: Parameter, kinds: Sequence[Any]) -> str:
     """Return a parameter with a default that is accepted."""
     if parameter.default is None and parameter.name != GROUPS:
-        return f"{parameter.name}: float | None = None"
+        union = " | ".join(kind.__name__ for kind in _plain(kinds) or [float])
+        return f"{parameter.name}: {union} | None = None"
     value = "0.1" if parameter.default is parameter.empty else repr(parameter.default)
     return f"{parameter.name}={value}"
 

@@ -1,4 +1,4 @@
-"""The packages that a plugin imports from outside: their versions, and modules beside the plugin.
+"""The versions of the packages that a plugin imports.
 
 A package can change torch when it is imported, so the numbers of a trial can depend on a package of
 which the plugin's code calls nothing.
@@ -7,12 +7,10 @@ which the plugin's code calls nothing.
 from __future__ import annotations
 
 import ast
-import importlib.util
 import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib import metadata
-from pathlib import Path
 
 PROJECT = {"precond", "trainables", "studies"}
 # The packages that the project itself requires. Their versions are in no key, as for the workloads
@@ -61,16 +59,3 @@ def versions(names: Iterable[str]) -> dict[str, str]:
 def distributions() -> dict[str, list[str]]:
     """Return the names of the distributions by the names of their packages."""
     return {name: sorted(set(of)) for name, of in metadata.packages_distributions().items()}
-
-
-def lies_in(name: str, folder: Path) -> bool:
-    """Return True if Python imports a package or module from this folder."""
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        return False
-    if spec is None:
-        return False
-    places = [spec.origin] if spec.has_location and spec.origin else []
-    places += spec.submodule_search_locations or ()
-    return any(Path(place).resolve().parent == folder.resolve() for place in places)

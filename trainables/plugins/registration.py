@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,11 +24,13 @@ class Function:
         module: The module of the plugin that defines it, "" for a single file.
         name: Its qualified name in that module.
         digest: The hash of the code that it uses.
+        versions: The versions of packages that are part of the hash.
     """
 
     module: str
     name: str
     digest: str
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
