@@ -13,7 +13,7 @@ ALLOWED = {
     "precond.parts": set(),
     "precond.algorithms": {
         *("precond.algorithm", "precond.hessian", "precond.hyperparameters", "precond.parts"),
-        "precond.windows",
+        *("precond.windows", "precond.counts"),
     },
 }
 # From the highest module to the lowest.

@@ -14,7 +14,7 @@ from folders import write_cost_result, write_trial
 from matplotlib.axes import Axes
 
 from studies.harness.design.arms import Arm, Trial
-from studies.harness.evidence import costs, targets
+from studies.harness.evidence import costs, target_results, targets
 from studies.harness.evidence.metrics import EPOCHS_TO_TARGET, SECONDS_TO_TARGET
 from studies.harness.kinds.study.figures import LevelFigure
 from studies.harness.kinds.study.study import Study
@@ -261,7 +261,8 @@ def test_verdicts_on_epochs_times_and_reductions(root, tmp_path, monkeypatch):
 def test_measured_times_and_reductions_name_their_hardware(root):
     write_costs(root)
     results = {
-        (result.label, result.metric): result for result in targets.measured(read_times(root))
+        (result.label, result.metric): result
+        for result in target_results.measured(read_times(root))
     }
     saved = results["foof", "target/time_reduction"]
     assert saved.values == pytest.approx(
@@ -315,7 +316,7 @@ def test_miss_of_the_reference_is_not_a_miss_of_the_arm(request, monkeypatch):
     monkeypatch.setitem(CROSSINGS, "sgd", [9.0, 9.0, None])
     times = read_times(request.getfixturevalue("root"))
     times = replace(times, target=targets.Target(0.45, "the test"))
-    results = {(result.label, result.metric): result for result in targets.measured(times)}
+    results = {(result.label, result.metric): result for result in target_results.measured(times)}
     saved = results["foof", "target/epochs_reduction"]
     assert saved.values == pytest.approx({0: 1 - 5 / 9, 1: 1 - 6 / 9})
     assert (saved.missed, saved.failures, saved.reference_missed) == (0, 0, 1)
@@ -326,7 +327,7 @@ def test_miss_of_the_reference_is_not_a_miss_of_the_arm(request, monkeypatch):
     frame = times.evidence.frame
     frame.loc[(frame["arm"] == "sgd") & (frame["seed"] == 2), "status"] = "not run"
     times = replace(times)  # without the cached curves
-    results = {(result.label, result.metric): result for result in targets.measured(times)}
+    results = {(result.label, result.metric): result for result in target_results.measured(times)}
     saved = results["foof", "target/epochs_reduction"]
     assert (len(saved.values), saved.missed, saved.reference_missed) == (2, 0, 0)
 

@@ -133,7 +133,7 @@ def test_missing_and_short_files_are_reported_with_size_and_command(cifar: Cifar
     (folder / "test_batch").unlink()
     (folder / "data_batch_2").write_bytes(b"short")
     short, missing = cifar.problems(tmp_path / "data")
-    sizes = f"5 bytes, {IMAGES_PER_FILE} images need 18432"
+    sizes = f"5 bytes, {IMAGES_PER_FILE} images need 18,432"
     assert f"data_batch_2: short file ({sizes}). Delete it and run {command}" in short
     assert "test_batch: not found" in missing
 
@@ -250,7 +250,7 @@ def test_tiny_imagenet_reads_test_labels_from_the_annotations(
     assert dataset.problems(tmp_path, verify=True) == []
     train, val = TinyImageNet().problems(tmp_path)
     assert "train: 4 images in 2 classes, not 100,000 in 200" in train
-    assert "val: 2 images in 2 classes, not 10000 in 200" in val
+    assert "val: 2 images in 2 classes, not 10,000 in 200" in val
     settings = {"crop_padding": 4, "flip": True}
     data = dataset.load(Loading(device=CPU, data_dir=tmp_path, settings=settings))
     ((_, labels),) = data.test_batches()
