@@ -59,6 +59,7 @@ def text() -> str:
             prefix = f"    {label:<12}"
             indent = len(prefix) * " "
             wrapper = textwrap.TextWrapper(WIDTH, initial_indent=prefix, subsequent_indent=indent)
+            wrapper.break_on_hyphens = False
             lines.append(wrapper.fill(value))
         lines.append("")
     return "\n".join([*lines, textwrap.fill(LEGEND, WIDTH)])

@@ -443,7 +443,7 @@ def test_one_process_resumes_from_the_state_of_two_ranks(ranks, name):
 
 
 def test_all_optimizers_with_dense_factors_are_tested():
-    assert [*DENSE] == ["foof", "kfac", "ekfac", "steve"]
+    assert [*DENSE] == ["foof", "kfac", "skfac", "ekfac", "steve"]
 
 
 @pytest.mark.parametrize("name", [str(case) for case in DENSE.values()])
