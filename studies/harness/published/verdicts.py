@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import precond
+from precond.counts import counted
 from studies.harness.published.difference import half_width, of_measured, of_published, p_value
 from studies.harness.published.papers import FAILED, UNITS, Cell
 from studies.harness.statistics.intervals import Summary, summarize
@@ -250,8 +251,8 @@ def _lost(group: Measured, ended: int) -> str:
     counts = {"failed": group.failures, "missed the target": group.missed}
     reasons = [f"{number} of {ended} {verb}" for verb, number in counts.items() if number]
     if missed := group.reference_missed:
-        seeds = f"{missed} of {ended + missed} seed{'s' if ended + missed > 1 else ''}"
-        reasons.append(f"the reference missed the target under {seeds}")
+        seeds = counted(ended + missed, "seed")
+        reasons.append(f"the reference missed the target under {missed} of {seeds}")
     return ", ".join(reasons)
 
 

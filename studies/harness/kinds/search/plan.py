@@ -121,15 +121,16 @@ def missing(plan: SearchPlan) -> Work:
                 "fresh to go": fresh,
             }
         )
+    optimizers, trials = counted(len(state.proposers), "optimizer"), examples(plan)
     summary = (
-        f"{counted(search.budget, 'configuration')} for each of {counted(len(state.proposers), 'optimizer')} "
+        f"{counted(search.budget, 'configuration')} for each of {optimizers} "
         f"({search.sampler}{asha}), then each winner under {counted(len(plan.seeds), 'fresh seed')}"
     )
-    summary = "\n".join([summary, *lines, *coverage.warnings(examples(plan))])
+    summary = "\n".join([summary, *lines, *coverage.warnings(trials)])
     return Work(
         count=len(expected),
         summary=summary,
-        details=coverage.lines(examples(plan)),
+        details=coverage.lines(trials),
         records=records,
         trials=expected,
         on_ray=True,
