@@ -22,7 +22,7 @@ from studies.harness.kinds.tuning.tuning import RecipeTuning
 from studies.harness.report import tuning as section
 from studies.harness.report.document import Table, Text
 from trainables.recipes import tuning
-from trainables.recipes.tuning import Ledger, Row, configurations
+from trainables.recipes.tuning import Ledger, Row, committed_ledger, configurations
 from trainables.store import COMPLETED, DIVERGED, FAILED, TrialStore
 from trainables.train import epochs
 from trainables.workloads import RECIPES, resolve
@@ -212,6 +212,11 @@ def test_the_command_prints_the_values_for_the_recipe(run_studies_command, tmp_p
     assert code == 0 and "48 trials (1 optimizer x 16 configurations x 3 seeds): 48 done" in out
     assert 'optimizers={\n    "sgd": {"lr": 0.017},\n},\n' in out
     assert "trainables/recipes/ledgers/digits-autoencoder.csv" in out
+    file = plan.folder / "recipe-ledger.csv"
+    before, merged = committed_ledger(WORKLOAD), Ledger.from_csv(file.read_text())
+    assert before is not None and set(merged.optimizers) == set(before.optimizers)
+    assert f"{file.name} trainables/" in out and merged.winner("sgd") != before.winner("sgd")
+    assert merged.winner("kfac") == before.winner("kfac")
 
 
 def test_a_dry_run_estimates_the_time_and_writes_nothing(run_studies_command, tmp_path: Path):

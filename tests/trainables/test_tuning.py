@@ -139,6 +139,17 @@ def test_edges_name_the_hyperparameters_at_the_end_of_their_space():
     assert edges(8) == []
 
 
+def test_a_newer_ledger_replaces_only_its_optimizers():
+    old = ledger(LOWER, lambda name, number, seed: abs(number - 3), "sgd", "kfac")
+    new = ledger(LOWER, lambda name, number, seed: abs(number - 5), "kfac", "foof")
+    merged = old.updated(new)
+    assert merged.optimizers == ["sgd", "kfac", "foof"]
+    numbers = [merged.winner(name).configuration for name in merged.optimizers]
+    assert numbers == [3, 5, 5]
+    with pytest.raises(ValueError, match=f"{HIGHER} instead of {LOWER}"):
+        old.updated(ledger(HIGHER, lambda name, number, seed: number, "sgd"))
+
+
 def test_a_ledger_is_read_as_it_was_written():
     results = ledger(
         HIGHER,

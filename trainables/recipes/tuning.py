@@ -177,6 +177,17 @@ class Ledger:
         }
         return [name for name, value in winner.values.items() if value in ends[name]]
 
+    def updated(self, newer: Ledger) -> Ledger:
+        """Return this ledger with the optimizers of a newer ledger added or replaced.
+
+        Raises:
+            ValueError: The ledgers have different metrics.
+        """
+        if newer.metric != self.metric:
+            raise ValueError(f"{newer.metric} instead of {self.metric}: ledgers of other workloads")
+        kept = [row for row in self.rows if row.optimizer not in newer.optimizers]
+        return Ledger(self.metric, [*kept, *newer.rows])
+
     def to_csv(self) -> str:
         """Return the ledger as CSV; equal ledgers give equal text.
 

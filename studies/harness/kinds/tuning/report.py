@@ -13,11 +13,18 @@ from studies.harness.evidence import ledger as tables
 from studies.harness.evidence.metrics import show
 from studies.harness.evidence.status import FAILED, IN_FLIGHT, NOT_RUN
 from studies.harness.kinds.tuning.plan import TuningPlan
+from studies.harness.kinds.tuning.tuning import MERGED
 from studies.harness.report import document, protocol
 from studies.harness.report.document import Block, Heading, Table, Text
 from studies.harness.report.tuning import settings
 from trainables.recipes import Recipe
-from trainables.recipes.tuning import TRAIN_FRACTION, Ledger, Row, configurations
+from trainables.recipes.tuning import (
+    TRAIN_FRACTION,
+    Ledger,
+    Row,
+    committed_ledger,
+    configurations,
+)
 from trainables.store import COMPLETED
 from trainables.workloads import find_recipe
 
@@ -26,8 +33,11 @@ TEXT = (0, 1, 3, 5)
 
 
 def report(plan: TuningPlan) -> Report:
-    """Write `ledger.csv`, `recipe.py` and the report, and return the content of the report."""
-    ledger = read(plan)
+    """Write the ledger, `recipe.py` and the report, and return the content of the report.
+
+    `recipe-ledger.csv` is the committed ledger with the optimizers of this tuning.
+    """
+    ledger, committed = read(plan), committed_ledger(plan.workload)
     rows = [_winner(ledger, optimizer) for optimizer in ledger.optimizers]
     caption = (
         f"Means of {ledger.metric} over {counted(len(plan.artefact.seeds), 'seed')}. At an edge: "
@@ -35,6 +45,7 @@ def report(plan: TuningPlan) -> Report:
     )
     files = {
         "ledger.csv": ledger.to_csv(),
+        MERGED: (ledger if committed is None else committed.updated(ledger)).to_csv(),
         "recipe.py": literal(ledger, find_recipe(plan.workload)),
     }
     table = Table("tuning", HEADER, rows, text=TEXT, caption=caption)

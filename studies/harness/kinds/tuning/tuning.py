@@ -13,6 +13,9 @@ from trainables.recipes.tuning import BUDGET, SEEDS
 if TYPE_CHECKING:
     from studies.harness.kinds.artefact import Plan
 
+MERGED = "recipe-ledger.csv"
+"""The file with the optimizers of this tuning and the other optimizers of the committed ledger."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeTuning(Artefact):
@@ -55,8 +58,8 @@ class RecipeTuning(Artefact):
         """Return the command that adds the ledger to the recipes."""
         from trainables.recipes.tuning import ledger_file
 
-        if not (plan.folder / "ledger.csv").is_file():
+        if not (plan.folder / MERGED).is_file():
             return []
         target = f"trainables/recipes/ledgers/{ledger_file(plan.workload).name}"
-        command = f"cp {shlex.quote(str(plan.folder / 'ledger.csv'))} {target}"
+        command = f"cp {shlex.quote(str(plan.folder / MERGED))} {target}"
         return [(command, "adds the ledger to the recipes")]
