@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from precond import groups
-from precond.bank import Bank, make_banks, share_refresh
+from precond.bank import Bank
+from precond.banks import make_banks, share_refresh
 from precond.capture import attach, detach
 from precond.controls import Controls
 from precond.counts import counted

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from precond import groups
 from precond.algorithm import Algorithm, Needs
 from precond.assembly import Assembled
-from precond.bank import update
+from precond.banks import update
 from precond.capture import check_forwards
 from precond.diagnostics import measures as diagnostics
 from precond.directions import Directions
