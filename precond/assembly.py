@@ -74,6 +74,7 @@ class Assembled(Controls):
             self._names = self._current_names()
         super().add_param_group(param_group)
         self.param_groups[-1]["step"] = steps
+        self.rule.prepare(self.param_groups[-1])
         self._options.add(self.param_groups[-1])
         if not built:
             return

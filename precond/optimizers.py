@@ -20,7 +20,8 @@ from typing import Any, Literal, TypeVar, get_type_hints
 from precond.algorithms import ekfac, eva, foof, ggt, kfac, mfac, nysact, sketchysgd, skfac, steve
 from precond.groups import require_model
 from precond.optimizer import Preconditioned
-from precond.rules import KFEAdamRule, SGDRule
+from precond.rules.kfe_adam import KFEAdamRule
+from precond.rules.sgd import SGDRule
 
 Class = TypeVar("Class", bound=type)
 WIDTH = 96  # of the docstrings, without the indentation

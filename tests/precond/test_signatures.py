@@ -27,7 +27,7 @@ import precond
 from precond.algorithms import steve
 from precond.optimizer import Preconditioned
 from precond.registry import REGISTRY
-from precond.rules import KFEAdamRule
+from precond.rules.kfe_adam import KFEAdamRule
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "precond" / "optimizers.pyi"
