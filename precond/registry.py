@@ -149,8 +149,10 @@ def lookup(name: str) -> Entry:
     """
     if error := name_error(name):
         raise HyperparameterError(error)
+    if name in REGISTRY:
+        return REGISTRY[name]
     base, _, rule = name.partition(SEPARATOR)
-    return _composed(REGISTRY[base], rule) if rule else REGISTRY[base]
+    return _composed(REGISTRY[base], rule)
 
 
 def name_error(name: str, advice: str = "") -> str | None:
@@ -160,12 +162,12 @@ def name_error(name: str, advice: str = "") -> str | None:
         name: The name.
         advice: A text that is appended to the line of a name that resembles no known name.
     """
+    if name in REGISTRY:
+        return None
     base, separator, rule = name.partition(SEPARATOR)
     text = f'optimizer = "{name}"'
-    if base not in REGISTRY:
+    if not separator or base not in REGISTRY:
         return f"{text}: unknown.{nearest(base, REGISTRY, advice)}"
-    if not separator:
-        return None
     if base not in (known := composable()):
         return f"{text}: no update rule can follow {base}. Use {base}, or one of {', '.join(known)}"
     if rule == DEFAULT:
@@ -180,6 +182,12 @@ def composable() -> list[str]:
     the learning rate.
     """
     return [name for name, entry in REGISTRY.items() if RULES[DEFAULT] in entry.kinds]
+
+
+def composed_names() -> list[str]:
+    """Return the names of all optimizers with another update rule than the default."""
+    rules = [rule for rule in RULES if rule != DEFAULT]
+    return [f"{name}{SEPARATOR}{rule}" for name in composable() for rule in rules]
 
 
 def _composed(entry: Entry, rule: str) -> Entry:

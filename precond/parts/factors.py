@@ -68,7 +68,9 @@ class LowRank(Factor):
 
     def solve(self, gradients: Tensor, overwrite: bool = False) -> Tensor:
         """Return `G P` for G `[L, o, p]`."""
-        out, products = gradients if overwrite else None, gradients @ self.z
+        # G Z as (Z^T G^T)^T: on a CPU, a product with few rows is 2 to 4 times as fast as one with
+        # few columns.
+        out, products = gradients if overwrite else None, (self.z.mT @ gradients.mT).mT
         return torch.baddbmm(
             gradients, products, self.z.mT, beta=1 / self.damping, alpha=-1, out=out
         )

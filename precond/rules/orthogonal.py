@@ -175,8 +175,12 @@ def _adjustment(kind: str, rows: int, columns: int) -> float:
 
 
 def _scale(group: Mapping[str, Any]) -> float | Tensor:
-    """Return the learning rate relative to its initial value; 1 if the initial value is 0."""
+    """Return the learning rate relative to that of the new group.
+
+    If the group began with 0, the result is 0 while the learning rate is 0, and then 1.
+    """
     lr, base = group["lr"], group["base_lr"]
-    if isinstance(base, Tensor):
-        return torch.where(base == 0, 1.0, lr / base)
-    return lr / base if base else 1.0
+    if isinstance(lr, Tensor) or isinstance(base, Tensor):
+        lr, base = torch.as_tensor(lr), torch.as_tensor(base).reshape(())
+        return torch.where(base == 0, (lr != 0).to(base.dtype), lr / base)
+    return lr / base if base else float(lr != 0)

@@ -38,7 +38,7 @@ class SignRule(Rule):
     COST: ClassVar[str] = "5D"
     MEMORY: ClassVar[str] = "none"
 
-    lr: float | Tensor = learning_rate(1e-4, symbol="eta")
+    lr: float | Tensor = learning_rate(1e-3, symbol="eta")
     momentum: float = fraction(0.9, symbol="mu")
     weight_decay: float = non_negative(0.05)
 

@@ -15,8 +15,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-import precond
-from precond import HyperparameterError
+from precond.registry import name_error
 from trainables.cost.benchmark import CLOCKS
 from trainables.cost.contestants import Batch, Clock, Contestant, build, device_of, timed
 from trainables.cost.intervals import FEWEST, median
@@ -88,11 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _errors(options: argparse.Namespace) -> list[str]:
     errors = [unknown] if (unknown := unknown_workload(options.workload)) else []
-    for name in options.optimizers:
-        try:
-            precond.defaults(name)
-        except HyperparameterError as error:
-            errors.append(str(error))
+    errors += filter(None, map(name_error, options.optimizers))
     if options.blocks < FEWEST:
         errors.append(f"--blocks {options.blocks}: must be an integer >= {FEWEST}, for an interval")
     if options.threads < 1:
