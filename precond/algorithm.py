@@ -23,12 +23,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from torch import Tensor
 
-from precond.hyperparameters import HyperparameterError, Hyperparameters, count, fraction, positive
-from precond.parts.factors import Factor
+from precond.hyperparameters import HyperparameterError, Hyperparameters
 from precond.parts.linalg import Outcome
 from precond.parts.rows import Rows
 
@@ -43,18 +42,6 @@ loop, or raise an error; tests check this.
 NO_UNSCALE = {"unscale_": "it hides the scale of the output gradients: set grad_output_scale"}
 
 State = TypeVar("State")
-
-
-class HasFactor(Protocol):
-    """A state with a factor that maps gradients to directions."""
-
-    @property
-    def factor(self) -> Factor:
-        """The factor."""
-        ...
-
-
-FactorState = TypeVar("FactorState", bound=HasFactor)
 
 
 @dataclass(frozen=True)
@@ -261,70 +248,16 @@ class Algorithm(Hyperparameters, ABC, Generic[State]):
         return Curvature()
 
     @abstractmethod
-    def precondition(self, state: State, gradients: Tensor, lr: float) -> Tensor:
-        """Return the directions, in a new tensor.
+    def precondition(
+        self, state: State, gradients: Tensor, lr: float, overwrite: bool = False
+    ) -> Tensor:
+        """Return the directions, in a new tensor or, if `overwrite` is True, in `gradients`.
 
         Args:
             state: The bank's state.
-            gradients: `[L, d_out, d_in]`; must not be changed. The slots of a layer without a
-                gradient are nan.
+            gradients: `[L, d_out, d_in]`. The slots of a layer without a gradient are nan.
             lr: Learning rate of the bank's parameter group, for methods whose direction contains
                 it.
+            overwrite: True if `gradients` may be changed, which saves memory traffic. A method
+                that needs a new tensor anyway can ignore it.
         """
-
-
-@dataclass(frozen=True, kw_only=True)
-class AveragedAlgorithm(Algorithm[FactorState]):
-    """A method that inverts a damped moving average of the curvature.
-
-    By default, it computes a new factor after each update of the average.
-
-    Attributes:
-        ema_decay: Weight of the old value in the moving averages.
-        damping: Added to every eigenvalue before inverting.
-        cov_interval: Steps between updates of the statistics.
-    """
-
-    PER_GROUP: ClassVar[tuple[str, ...]] = ("damping",)
-
-    ema_decay: float = fraction(0.95, symbol="beta_2")
-    damping: float = positive(1.0, symbol="rho")
-    cov_interval: int = count(5, symbol="tau_cov")
-
-    def statistics_due(self, step: int) -> bool:
-        """Return True every `cov_interval` steps."""
-        return step % self.cov_interval == 0
-
-    def refresh_due(self, step: int) -> bool:
-        """Return True at the steps that update the statistics."""
-        return self.statistics_due(step)
-
-    def precondition(self, state: FactorState, gradients: Tensor, lr: float) -> Tensor:
-        """Apply the factor."""
-        return state.factor.solve(gradients)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DampedAlgorithm(AveragedAlgorithm[FactorState]):
-    """A method whose factor is too expensive to compute at each update of the average.
-
-    Attributes:
-        inv_interval: Steps between updates of the factors.
-    """
-
-    inv_interval: int = count(50, symbol="tau_inv")
-
-    def problems(self) -> list[str]:
-        """Return one line for each value out of range, and one for contradictory intervals."""
-        errors = super().problems()
-        if not errors and self.cov_interval > self.inv_interval:
-            errors.append(
-                f"cov_interval = {self.cov_interval} > inv_interval = {self.inv_interval}: the "
-                "factor would be recomputed from unchanged statistics. "
-                f"Set inv_interval >= {self.cov_interval}"
-            )
-        return errors
-
-    def refresh_due(self, step: int) -> bool:
-        """Return True every `inv_interval` steps."""
-        return step % self.inv_interval == 0

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from precond import groups
-from precond.bank import Bank, make_banks, share_refresh
+from precond.bank import Bank
+from precond.banks import make_banks, share_refresh
 from precond.capture import attach, detach
 from precond.controls import Controls
 from precond.counts import counted
@@ -73,6 +74,7 @@ class Assembled(Controls):
             self._names = self._current_names()
         super().add_param_group(param_group)
         self.param_groups[-1]["step"] = steps
+        self.rule.prepare(self.param_groups[-1])
         self._options.add(self.param_groups[-1])
         if not built:
             return

@@ -7,35 +7,23 @@ the directions. The views of the buffer with the shapes of the parameters are cr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import accumulate, pairwise, starmap
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from precond import distributed
-from precond.algorithm import Algorithm, Needs, Signals
+from precond.algorithm import Algorithm
 from precond.diagnostics.monitor import Clock, Monitor, Tally
 from precond.forwards import Forwards
 from precond.layers import Layer
 from precond.parts import collectives, linalg
-from precond.parts.collectives import Ranks
 from precond.parts.linalg import Outcome
-from precond.parts.stacks import discard, forget, named_tensors, part_of, rescale_outputs
-from precond.parts.statistics import Additions, deferring
+from precond.parts.stacks import forget, named_tensors, part_of
+from precond.recording import Recorder
 
 
-class Switch:
-    """A flag that is True while hooks record.
-
-    It is a separate object, so that a hook can read the flag without a reference to the bank.
-    """
-
-    on = True
-
-
-class Bank:
+class Bank(Recorder):
     """Layers of equal shape, dtype, device and parameter group, and the algorithm's state for them.
 
     Args:
@@ -48,24 +36,11 @@ class Bank:
     def __init__(
         self, algorithm: Algorithm[Any], layers: list[Layer], group: int, wait: bool = True
     ):
-        self.algorithm = algorithm.for_shape(layers[0].shape)
-        self.layers = layers
+        super().__init__(algorithm, layers)
         self.group = group
-        ends = [0, *accumulate(layer.groups for layer in layers)]
-        self.slots = dict(
-            zip((layer.name for layer in layers), starmap(slice, pairwise(ends)), strict=True)
-        )
-        self.switch = Switch()
-        # The factor by which the loss is scaled in the backward.
-        self.grad_output_scale: float | Tensor = 1.0
         # The slots that this rank refreshes for all ranks. None: every rank refreshes all slots.
         self.share: slice | None = None
-        self.monitor: Monitor | None = None
         self._wait = wait
-        # For layers for which no module declares `batch_first`; None if it is not known.
-        self.batch_first: bool | None = True
-        # Layers that were called with inputs that cannot be recorded, and the reasons.
-        self.unusable: dict[str, str] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -84,7 +59,7 @@ class Bank:
         self._filled: set[str] = set()  # layers with statistics
         same_examples = self.forwards.same_examples if hasattr(self, "forwards") else True
         self.forwards = Forwards(self, self.algorithm.NEEDS, self._wait, same_examples)
-        self._repeated: set[str] = set()  # layers whose forward ran inside a backward in this step
+        self._repeated = set()
         self._complete = False  # all ranks know that every layer has statistics
         # True for the slots of the layers with statistics.
         self._mask = torch.zeros(len(names), dtype=torch.bool, device=self.buffer.device)
@@ -105,15 +80,6 @@ class Bank:
         if self.algorithm.VARIABLE:
             self.algorithm = self.algorithm.for_group(group)
 
-    @property
-    def recording(self) -> bool:
-        """True if the next forwards are recorded."""
-        return self.switch.on
-
-    @recording.setter
-    def recording(self, on: bool) -> None:
-        self.switch.on = on
-
     def views(self, layer: Layer) -> dict[str, Tensor]:
         """Return views of the buffer, shaped as the layer's parameters."""
         return layer.views(self.buffer[self.slots[layer.name]])
@@ -127,87 +93,11 @@ class Bank:
         """Return the layers without statistics."""
         return [layer for layer in self.layers if layer.name not in self._filled]
 
-    def only_repeated(self) -> list[str]:
-        """Return the names of layers whose forward ran in this step only inside a backward."""
-        return sorted(self._repeated - self.forwards.added)
-
-    def replaced(self) -> list[str]:
-        """Return the names of layers whose weight was replaced by a tensor that has a gradient."""
-        current = ((layer, layer.module._parameters.get("weight")) for layer in self.layers)
-        return [
-            layer.name
-            for layer, weight in current
-            if weight is not None and weight is not layer.weight and weight.grad is not None
-        ]
-
-    def note_repetition(self, layer: Layer) -> None:
-        """Note that a forward of this layer ran inside a backward."""
-        self._repeated.add(layer.name)
-
-    def accumulate(
-        self,
-        layer: Layer,
-        x: Tensor | None = None,
-        gradient: Tensor | None = None,
-        *,
-        examples: int | None = None,
-        backward: int = -1,
-        additions: Additions | None = None,
-    ) -> None:
-        """Accumulate the input of one layer, the gradient of its output, or both.
-
-        Args:
-            layer: The layer.
-            x: Its input.
-            gradient: The gradient of the loss with respect to its output.
-            examples: Number of examples over which the loss is a mean. Default: the number of
-                examples of `gradient`.
-            backward: Number of the backward (see `Signals`).
-            additions: A list that receives functions which do the additions later.
-        """
-        slots = self.slots[layer.name]
-        with linalg.exact_arithmetic(self.buffer.device), deferring(additions):
-            rows = None if x is None else layer.rows(x, self.dtype)
-            g = None if gradient is None else layer.output_gradients(gradient, self.dtype, examples)
-            self.algorithm.accumulate(self.state, slots, Signals(rows, g, backward))
-            if self.monitor is not None and rows is not None:
-                self.monitor.record(slots, rows)
-
-    def batch_major(self, layer: Layer, tensor: Tensor) -> Tensor:
-        """Return an input or an output gradient of a layer with the batch as the first axis.
-
-        Raises:
-            RuntimeError: It is not known which axis is the batch, and the algorithm depends on it.
-        """
-        if isinstance(layer.module, nn.Conv2d) or tensor.dim() < 3:
-            return tensor
-        first = self.batch_first if layer.batch_first is None else layer.batch_first
-        if first is None and self.algorithm.NEEDS is not Needs.INPUTS:
-            raise RuntimeError(
-                f"{layer.name}: its input has the shape {list(tensor.shape)}, and the model has "
-                "modules with batch_first=False, so it is not known which axis is the batch: set "
-                "optimizer.batch_first to True or False"
-            )
-        return tensor.transpose(0, 1) if first is False else tensor
-
-    def discard(self, layers: Iterable[Layer]) -> None:
-        """Discard what was added for some layers since the last step."""
-        for layer in layers:
-            discard(self.state, self.slots[layer.name])
-            if self.monitor is not None:
-                self.monitor.discard(self.slots[layer.name])
-
     def _mark_filled(self, layer: Layer) -> None:
         """Note that a layer has statistics."""
         if layer.name not in self._filled:
             self._filled.add(layer.name)
             self._mask[self.slots[layer.name]] = True
-
-    def unscaled(self, gradient: Tensor) -> Tensor:
-        """Return an output gradient divided by `grad_output_scale`."""
-        scale = self.grad_output_scale
-        plain = isinstance(scale, float) and scale == 1
-        return gradient if plain else gradient.to(self.dtype) / scale
 
     def _exchange_filled(self) -> None:
         """Mark, on all ranks, each layer that has statistics on any rank."""
@@ -219,10 +109,6 @@ class Bank:
                 if filled:
                     self._mark_filled(layer)
             self._complete = all(flags)
-
-    def rescale_outputs(self, factor: Tensor) -> None:
-        """Multiply the output gradients that were added since the last step by a factor."""
-        rescale_outputs(self.state, factor)
 
     def update(self, refresh: bool, skipped: Tensor | None = None) -> list[tuple[Tensor, slice]]:
         """Commit the signals of this step; compute new factors if they are due or none exist.
@@ -293,12 +179,20 @@ class Bank:
             with linalg.exact_arithmetic(self.buffer.device):
                 self.monitor.refreshed(state, self._mask & ok)
 
-    def precondition(self, lr: float, measure: bool = False) -> Tensor | None:
+    def precondition(
+        self, lr: float, measure: bool = False, refill: Callable[[], None] | None = None
+    ) -> Tensor | None:
         """Replace the gradients in the buffer by directions.
 
         The direction of a layer without statistics is its gradient. (`out_proj` of
         `nn.MultiheadAttention` is such a layer, because its forward is never called.) If a
         direction is not finite, it is replaced by the gradient for this step.
+
+        Args:
+            lr: Learning rate of the bank's parameter group.
+            measure: True if the caller needs the returned sum.
+            refill: A function that copies the gradients into the buffer again. With it, the
+                directions may overwrite the gradients.
 
         Returns:
             The sum of <direction, gradient> over the preconditioned layers if `measure` is True and
@@ -306,9 +200,18 @@ class Bank:
         """
         if not self.has_factor:
             return None
-        directions = self.algorithm.precondition(self.state, self.buffer, lr)
+        overwrite = refill is not None and not measure and self._overwrites()
+        directions = self.algorithm.precondition(self.state, self.buffer, lr, overwrite)
         # True for the slots whose gradient is replaced by the direction.
         self._ok = linalg.all_finite(directions)
+        if overwrite and refill is not None:
+            if self._ok.all():
+                if directions is not self.buffer:
+                    self.buffer.copy_(directions)
+                return None
+            if directions is self.buffer:
+                directions = directions.clone()
+                refill()
         # Without a gradient, or in a skipped step, the buffer of a slot is all nan. Such a slot is
         # not counted as a fallback to the gradient.
         self.tally.fallbacks += ~self._ok & ~self.buffer[:, 0, 0].isnan()
@@ -319,6 +222,15 @@ class Bank:
         inner = (directions * self.buffer).sum((1, 2)).where(self._ok, 0).sum() if measure else None
         torch.where(self._ok.view(-1, 1, 1), directions, self.buffer, out=self.buffer)
         return inner
+
+    def _overwrites(self) -> bool:
+        """Return True if the directions may overwrite the gradients in this step.
+
+        The host must read whether all directions are finite, which is cheap on a CPU only.
+        """
+        measuring = self.monitor is not None and self.monitor.measuring
+        complete = len(self._filled) == len(self.layers)
+        return self.buffer.device.type == "cpu" and complete and not measuring
 
     def rescale(self, factor: Tensor) -> None:
         """Multiply the directions of the preconditioned layers by a scalar."""
@@ -346,44 +258,3 @@ class Bank:
         if state["recorded"]:
             self._mark_filled(layer)
         self.has_factor = self.has_factor or state["has_factor"]
-
-
-def make_banks(
-    algorithm: Algorithm[Any],
-    layers: Iterable[Layer],
-    group_of: Mapping[Tensor, int],
-    wait: bool = True,
-    groups: Sequence[Mapping[str, Any]] = (),
-) -> list[Bank]:
-    """Group layers by shape, dtype, device and the parameter group of their weight.
-
-    `groups` are the parameter groups; their values replace those of the algorithm.
-    """
-    algorithms = [algorithm.for_group(group) for group in groups]
-    members: dict[Any, list[Layer]] = {}
-    for layer in layers:
-        weight = layer.weight
-        key = (layer.shape, weight.dtype, weight.device, group_of[weight])
-        members.setdefault(key, []).append(layer)
-    return [
-        Bank(algorithms[group] if algorithms else algorithm, stack, group, wait)
-        for (*_, group), stack in members.items()
-    ]
-
-
-def share_refresh(algorithm: Algorithm[Any], banks: Sequence[Bank], ranks: Ranks | None) -> None:
-    """Split the refreshes across the ranks, if the algorithm declares `SHARED`."""
-    if ranks is None or not algorithm.SHARED:
-        return
-    shapes = [bank.buffer.shape for bank in banks]
-    # For each slot, a refresh factorises a matrix of size d_out, one of size d_in, or both.
-    costs = [(slots, d_out**3 + d_in**3) for slots, d_out, d_in in shapes]
-    for bank, share in zip(banks, distributed.shares(costs, ranks), strict=True):
-        bank.share = share
-
-
-def update(banks: Sequence[Bank], refresh: bool, skipped: Tensor | None) -> None:
-    """Update every bank (see `Bank.update`), and exchange the shares of a split refresh."""
-    distributed.exchange([part for bank in banks for part in bank.update(refresh, skipped)])
-    for bank in banks:
-        bank.note_refresh()

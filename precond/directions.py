@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,20 +45,13 @@ class Directions:
             clip: The bound of the KL-clip, or None.
             scale: The loss scale of this step, or None.
         """
-        pairs = [(view, p.grad) for p, view in self.views.items()]
-        if absent := [view for view, gradient in pairs if gradient is None]:
-            torch._foreach_zero_(absent)
-            self._mark_absent()
-        present = [(view, gradient) for view, gradient in pairs if gradient is not None]
-        if present:
-            views, gradients = map(list, zip(*present, strict=True))
-            torch._foreach_copy_(views, gradients)
         products = []
         for bank in self._banks:
-            if scale is not None:
-                scale.unscale_and_mask(bank.buffer)
+            fill = partial(self._fill, bank, scale)
+            fill()
             lr = _reference(groups[bank.group]["lr"])
-            if (inner := bank.precondition(lr, measure=clip is not None)) is not None:
+            measure = clip is not None
+            if (inner := bank.precondition(lr, measure, refill=fill)) is not None:
                 products.append(inner * groups[bank.group]["lr"] ** 2)
         if clip is not None and products:
             self._clip(clip, products)
@@ -83,12 +77,25 @@ class Directions:
             return view
         return view * (lr / reference)
 
-    def _mark_absent(self) -> None:
-        """Set the buffers of layers without any gradient to nan; these layers are not updated."""
-        for bank in self._banks:
+    def _fill(self, bank: Bank, scale: LossScale | None) -> None:
+        """Copy the gradients of a bank's layers into its buffer, without the scale of the loss.
+
+        The buffers of layers without any gradient become nan; these layers are not updated.
+        """
+        pairs = [
+            (self.views[p], p.grad) for layer in bank.layers for p in layer.parameters.values()
+        ]
+        if absent := [view for view, gradient in pairs if gradient is None]:
+            torch._foreach_zero_(absent)
             for layer in bank.layers:
                 if all(p.grad is None for p in layer.parameters.values()):
                     bank.buffer[bank.slots[layer.name]] = torch.nan
+        present = [(view, gradient) for view, gradient in pairs if gradient is not None]
+        if present:
+            views, gradients = map(list, zip(*present, strict=True))
+            torch._foreach_copy_(views, gradients)
+        if scale is not None:
+            scale.unscale_and_mask(bank.buffer)
 
     def _clip(self, bound: float, products: list[Tensor]) -> None:
         """Scale all directions by min(1, sqrt(kappa / |s|)), where s = sum of lr^2 <D, G>.

@@ -96,15 +96,17 @@ class Options:
         rule: The hyperparameters of its update rule; each group may replace them.
         algorithm: The hyperparameters of its algorithm; each group may replace those that are
             listed in `PER_GROUP` or `VARIABLE`.
+        constants: Other values that all groups and states contain, such as the name of the rule.
     """
 
-    def __init__(self, name: str, rule: Any, algorithm: Any):
+    def __init__(self, name: str, rule: Any, algorithm: Any, constants: Group):
         self._name, self._configs = name, (rule, algorithm)
         self._replaceable = {*vars(rule), *algorithm.PER_GROUP, *algorithm.VARIABLE}
         # The hyperparameters of the algorithm that must not change after a group has been added.
         self.fixed = [key for key in vars(algorithm) if key not in algorithm.VARIABLE]
+        self.fixed += constants
         self._values: list[dict[str, Any]] = []  # the values of `fixed` in each group
-        self.defaults: dict[str, Any] = {**vars(rule), **vars(algorithm)}
+        self.defaults: dict[str, Any] = {**vars(rule), **vars(algorithm), **constants}
 
     def check(self, group: Group) -> None:
         """Raise `HyperparameterError` if options of a group are invalid or would be ignored."""

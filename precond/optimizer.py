@@ -11,16 +11,17 @@ from torch import Tensor, nn
 from precond import groups
 from precond.algorithm import Algorithm, Needs
 from precond.assembly import Assembled
-from precond.bank import update
+from precond.banks import update
 from precond.capture import check_forwards
 from precond.diagnostics import measures as diagnostics
 from precond.directions import Directions
 from precond.distributed import check_alike, describe, ranks_of
-from precond.hyperparameters import make
+from precond.hyperparameters import HyperparameterError, make, nearest
 from precond.layers import find_layers, parameter_names
 from precond.parts.collectives import active
 from precond.reasons import UNFREEZE, USE_PLAIN
-from precond.rules import Directed, Rule, SGDRule
+from precond.rules import DEFAULT, RULES
+from precond.rules.base import Directed, Rule
 from precond.scaling import HandlesScale, LossScale, Undo
 
 
@@ -32,6 +33,8 @@ class Preconditioned(HandlesScale, Assembled):
     These are the parameters of all other modules, weights shared by two modules, and layers whose
     forward is never called. A subclass names its algorithm: `class Mine(Preconditioned,
     algorithm=MyAlgorithm)`. Without this argument, the subclass inherits the algorithm.
+
+    Any rule of `precond.rules.RULES` can follow the preconditioner, unless a subclass has its own.
 
     In data parallel training, statistics are summed over the ranks of the model's
     DistributedDataParallel, or over all ranks if the model is not wrapped. Each rank must build the
@@ -48,8 +51,8 @@ class Preconditioned(HandlesScale, Assembled):
         params: Parameter groups as in `torch.optim`, to give some parameters other values of the
             rule's hyperparameters (such as `lr` and `weight_decay`), or another `damping`. Default:
             one group of all trainable parameters of the model.
-        **hyperparameters: The hyperparameters of the rule (`SGDRule` by default) and of the
-            algorithm, by name.
+        rule: The name of the update rule.
+        **hyperparameters: The hyperparameters of the rule and of the algorithm, by name.
 
     Raises:
         HyperparameterError: Values are out of range or names are unknown. The message has one line
@@ -59,7 +62,7 @@ class Preconditioned(HandlesScale, Assembled):
     """
 
     algorithm_type: ClassVar[type[Algorithm[Any]]]
-    rule_type: ClassVar[type[Rule]] = SGDRule
+    rule_type: ClassVar[type[Rule]] = RULES[DEFAULT]
 
     def __init_subclass__(
         cls,
@@ -74,7 +77,12 @@ class Preconditioned(HandlesScale, Assembled):
             cls.rule_type = rule
 
     def __init__(
-        self, model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any
+        self,
+        model: nn.Module,
+        *,
+        params: Iterable[Any] | None = None,
+        rule: str = DEFAULT,
+        **hyperparameters: Any,
     ):
         groups.require_model(f"{type(self).__name__}(model", (model,))
         self._ranks, self._names = ranks_of(model), parameter_names(model)
@@ -83,9 +91,12 @@ class Preconditioned(HandlesScale, Assembled):
                 f"{', '.join(lazy)}: not initialised. Run a forward of the model, which initialises "
                 "lazy modules, before you build the optimizer"
             )
-        check_alike(self._ranks, {"optimizer": type(self).__name__, **describe(self._names)})
-        rule, algorithm = make(self.rule_type, self.algorithm_type, values=hyperparameters)
-        self.rule: Rule = rule
+        check_alike(
+            self._ranks, {"optimizer": type(self).__name__, "rule": rule, **describe(self._names)}
+        )
+        kinds = self.rule_named(rule), self.algorithm_type
+        self.rule: Rule
+        self.rule, algorithm = make(*kinds, values=hyperparameters)
         self.algorithm: Algorithm[Any] = algorithm
         self._model = model
         layers, self._skipped = find_layers(model)
@@ -95,7 +106,8 @@ class Preconditioned(HandlesScale, Assembled):
             "the model has no trainable Linear or Conv2d layer",
             USE_PLAIN if trainable else UNFREEZE,
         )
-        self._options = groups.Options(type(self).__name__, rule, algorithm)
+        constants = {} if rule == DEFAULT else {"rule": rule}
+        self._options = groups.Options(type(self).__name__, self.rule, algorithm, constants)
         super().__init__(trainable if params is None else params, dict(self._options.defaults))
         self._clear()
         group_of = self._index_groups()
@@ -105,6 +117,23 @@ class Preconditioned(HandlesScale, Assembled):
             "params has no weight of a Linear or Conv2d layer",
             f"pass the weight of such a layer in params, or {USE_PLAIN}",
         )
+
+    @classmethod
+    def rule_named(cls, name: str) -> type[Rule]:
+        """Return the class of an update rule.
+
+        Raises:
+            HyperparameterError: The name is unknown, or the optimizer has its own rule.
+        """
+        if name == DEFAULT:
+            return cls.rule_type
+        if name not in RULES:
+            raise HyperparameterError(f'rule = "{name}": unknown.{nearest(name, RULES)}')
+        if cls.rule_type is not RULES[DEFAULT]:
+            raise HyperparameterError(
+                f'rule = "{name}": {cls.__name__} has its own update rule. Remove rule'
+            )
+        return RULES[name]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the gradients, and discard the statistics that belong to them.

@@ -20,7 +20,9 @@ from typing import Any, Literal, TypeVar, get_type_hints
 from precond.algorithms import ekfac, eva, foof, ggt, kfac, mfac, nysact, sketchysgd, skfac, steve
 from precond.groups import require_model
 from precond.optimizer import Preconditioned
-from precond.rules import KFEAdamRule, SGDRule
+from precond.rules import DEFAULT, RULES
+from precond.rules.kfe_adam import KFEAdamRule
+from precond.rules.sgd import SGDRule
 
 Class = TypeVar("Class", bound=type)
 WIDTH = 96  # of the docstrings, without the indentation
@@ -32,12 +34,16 @@ Args:
     model: The model to train, plain or compiled.
     params: Parameter groups as in `torch.optim`. Default: one group of all trainable
         parameters.
-{arguments}
+{rule}{arguments}
 
 Example:
     >>> optimizer = precond.{name}(model, {example})
     >>> {backward}
     >>> optimizer.step()
+"""
+# The stub file has a signature for each rule.
+RULE = f"""    rule: The update rule: {", ".join(RULES)}. The arguments below are those of
+        `{DEFAULT}`; "Update rules" in `docs/algorithms.md` lists those of the other rules.
 """
 
 
@@ -56,6 +62,8 @@ def explicit(
 
     def decorate(cls: Any) -> Any:
         *shared, _ = inspect.signature(cls.__init__, eval_str=True).parameters.values()
+        any_rule = kinds[0] is RULES[DEFAULT]
+        shared = [argument for argument in shared if any_rule or argument.name != "rule"]
 
         def __init__(self: Any, *arguments: Any, **hyperparameters: Any) -> None:
             require_model(f"{type(self).__name__}(model", arguments, hyperparameters)
@@ -65,6 +73,7 @@ def explicit(
         initialise.__signature__ = inspect.Signature([*shared, *starmap(_parameter, fields)])
         cls.__init__ = initialise
         texts = {"summary": cls.__doc__, "module": kinds[-1].__module__, "arguments": descriptions}
+        texts["rule"] = RULE if any_rule else ""
         cls.__doc__ = DOCSTRING.format(
             name=cls.__name__, example=example, backward=backward, **texts
         )

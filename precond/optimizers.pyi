@@ -6,7 +6,7 @@ after an argument contain its symbol in the paper and the allowed values.
 """
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 from torch import Tensor, nn
 
@@ -25,6 +25,9 @@ class FOOF(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
+        rule: The update rule, which follows the preconditioner: sgd, adam, sign, orthogonal. The other
+            arguments of the rule are those of `sgd`; "Update rules" in `docs/algorithms.md`
+            lists those of the others.
         lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. The released code of NysAct does
@@ -48,11 +51,40 @@ class FOOF(Preconditioned):
         >>> optimizer.step()
     """
 
+    @overload
     def __init__(
-        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float | Tensor = 0.1,
-        momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0005,
-        decoupled: bool = False, ema_decay: float = 0.95, damping: float = 1.0,
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, rule: Literal["adam"],
+        lr: float | Tensor = 0.001, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-08,
+        weight_decay: float = 0.05, ema_decay: float = 0.95, damping: float = 1.0,
         cov_interval: int = 5, inv_interval: int = 50, init: Literal["zero", "identity"] = "zero",
+        first_inverse: Literal["now", "skip"] = "now",
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, rule: Literal["sign"],
+        lr: float | Tensor = 0.001, momentum: float = 0.9, weight_decay: float = 0.05,
+        ema_decay: float = 0.95, damping: float = 1.0, cov_interval: int = 5,
+        inv_interval: int = 50, init: Literal["zero", "identity"] = "zero",
+        first_inverse: Literal["now", "skip"] = "now",
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None,
+        rule: Literal["orthogonal"], lr: float | Tensor = 0.02, momentum: float = 0.95,
+        nesterov: bool = True, weight_decay: float = 0.1, ns_steps: int = 5,
+        adjust_lr: Literal["original", "match_rms_adamw"] = "original", adam_lr: float = 0.0003,
+        adam_betas: tuple[float, float] = (0.9, 0.95), adam_eps: float = 1e-08,
+        ema_decay: float = 0.95, damping: float = 1.0, cov_interval: int = 5,
+        inv_interval: int = 50, init: Literal["zero", "identity"] = "zero",
+        first_inverse: Literal["now", "skip"] = "now",
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None,
+        rule: Literal["sgd"] = "sgd", lr: float | Tensor = 0.1, momentum: float = 0.9,
+        nesterov: bool = False, weight_decay: float = 0.0005, decoupled: bool = False,
+        ema_decay: float = 0.95, damping: float = 1.0, cov_interval: int = 5,
+        inv_interval: int = 50, init: Literal["zero", "identity"] = "zero",
         first_inverse: Literal["now", "skip"] = "now",
     ) -> None: ...
 
@@ -66,6 +98,9 @@ class NysAct(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
+        rule: The update rule, which follows the preconditioner: sgd, adam, sign, orthogonal. The other
+            arguments of the rule are those of `sgd`; "Update rules" in `docs/algorithms.md`
+            lists those of the others.
         lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. The released code of NysAct does
@@ -98,11 +133,46 @@ class NysAct(Preconditioned):
         >>> optimizer.step()
     """
 
+    @overload
     def __init__(
-        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float | Tensor = 0.1,
-        momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0005,
-        decoupled: bool = False, ema_decay: float = 0.95, damping: float = 1.0,
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, rule: Literal["adam"],
+        lr: float | Tensor = 0.001, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-08,
+        weight_decay: float = 0.05, ema_decay: float = 0.95, damping: float = 1.0,
         cov_interval: int = 5, inv_interval: int = 50, rank: int = 10,
+        sketch: Literal["subcolumn", "gaussian"] = "subcolumn",
+        resample: Literal["fixed", "window", "joint", "official"] = "fixed",
+        shift: Literal["tropp", "damped", "official"] = "tropp", seed: int = 0,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, rule: Literal["sign"],
+        lr: float | Tensor = 0.001, momentum: float = 0.9, weight_decay: float = 0.05,
+        ema_decay: float = 0.95, damping: float = 1.0, cov_interval: int = 5,
+        inv_interval: int = 50, rank: int = 10,
+        sketch: Literal["subcolumn", "gaussian"] = "subcolumn",
+        resample: Literal["fixed", "window", "joint", "official"] = "fixed",
+        shift: Literal["tropp", "damped", "official"] = "tropp", seed: int = 0,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None,
+        rule: Literal["orthogonal"], lr: float | Tensor = 0.02, momentum: float = 0.95,
+        nesterov: bool = True, weight_decay: float = 0.1, ns_steps: int = 5,
+        adjust_lr: Literal["original", "match_rms_adamw"] = "original", adam_lr: float = 0.0003,
+        adam_betas: tuple[float, float] = (0.9, 0.95), adam_eps: float = 1e-08,
+        ema_decay: float = 0.95, damping: float = 1.0, cov_interval: int = 5,
+        inv_interval: int = 50, rank: int = 10,
+        sketch: Literal["subcolumn", "gaussian"] = "subcolumn",
+        resample: Literal["fixed", "window", "joint", "official"] = "fixed",
+        shift: Literal["tropp", "damped", "official"] = "tropp", seed: int = 0,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None,
+        rule: Literal["sgd"] = "sgd", lr: float | Tensor = 0.1, momentum: float = 0.9,
+        nesterov: bool = False, weight_decay: float = 0.0005, decoupled: bool = False,
+        ema_decay: float = 0.95, damping: float = 1.0, cov_interval: int = 5,
+        inv_interval: int = 50, rank: int = 10,
         sketch: Literal["subcolumn", "gaussian"] = "subcolumn",
         resample: Literal["fixed", "window", "joint", "official"] = "fixed",
         shift: Literal["tropp", "damped", "official"] = "tropp", seed: int = 0,
@@ -118,6 +188,9 @@ class KFAC(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
+        rule: The update rule, which follows the preconditioner: sgd, adam, sign, orthogonal. The other
+            arguments of the rule are those of `sgd`; "Update rules" in `docs/algorithms.md`
+            lists those of the others.
         lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. The released code of NysAct does
@@ -151,13 +224,48 @@ class KFAC(Preconditioned):
         >>> optimizer.step()
     """
 
+    @overload
     def __init__(
-        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float | Tensor = 0.1,
-        momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0005,
-        decoupled: bool = False, ema_decay: float = 0.95, damping: float = 1.0,
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, rule: Literal["adam"],
+        lr: float | Tensor = 0.001, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-08,
+        weight_decay: float = 0.05, ema_decay: float = 0.95, damping: float = 1.0,
         cov_interval: int = 5, inv_interval: int = 50,
         damping_rule: Literal["factored", "eigen"] = "factored", kl_clip: float | None = 0.001,
         sharing: Literal["expand", "reduce"] = "expand",
+        g_scale: Literal["fisher", "official"] = "fisher",
+        init: Literal["zero", "identity", "first"] = "zero",
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, rule: Literal["sign"],
+        lr: float | Tensor = 0.001, momentum: float = 0.9, weight_decay: float = 0.05,
+        ema_decay: float = 0.95, damping: float = 1.0, cov_interval: int = 5,
+        inv_interval: int = 50, damping_rule: Literal["factored", "eigen"] = "factored",
+        kl_clip: float | None = 0.001, sharing: Literal["expand", "reduce"] = "expand",
+        g_scale: Literal["fisher", "official"] = "fisher",
+        init: Literal["zero", "identity", "first"] = "zero",
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None,
+        rule: Literal["orthogonal"], lr: float | Tensor = 0.02, momentum: float = 0.95,
+        nesterov: bool = True, weight_decay: float = 0.1, ns_steps: int = 5,
+        adjust_lr: Literal["original", "match_rms_adamw"] = "original", adam_lr: float = 0.0003,
+        adam_betas: tuple[float, float] = (0.9, 0.95), adam_eps: float = 1e-08,
+        ema_decay: float = 0.95, damping: float = 1.0, cov_interval: int = 5,
+        inv_interval: int = 50, damping_rule: Literal["factored", "eigen"] = "factored",
+        kl_clip: float | None = 0.001, sharing: Literal["expand", "reduce"] = "expand",
+        g_scale: Literal["fisher", "official"] = "fisher",
+        init: Literal["zero", "identity", "first"] = "zero",
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None,
+        rule: Literal["sgd"] = "sgd", lr: float | Tensor = 0.1, momentum: float = 0.9,
+        nesterov: bool = False, weight_decay: float = 0.0005, decoupled: bool = False,
+        ema_decay: float = 0.95, damping: float = 1.0, cov_interval: int = 5,
+        inv_interval: int = 50, damping_rule: Literal["factored", "eigen"] = "factored",
+        kl_clip: float | None = 0.001, sharing: Literal["expand", "reduce"] = "expand",
         g_scale: Literal["fisher", "official"] = "fisher",
         init: Literal["zero", "identity", "first"] = "zero",
     ) -> None: ...
@@ -172,6 +280,9 @@ class SKFAC(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
+        rule: The update rule, which follows the preconditioner: sgd, adam, sign, orthogonal. The other
+            arguments of the rule are those of `sgd`; "Update rules" in `docs/algorithms.md`
+            lists those of the others.
         lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. The released code of NysAct does
@@ -197,11 +308,37 @@ class SKFAC(Preconditioned):
         >>> optimizer.step()
     """
 
+    @overload
     def __init__(
-        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float | Tensor = 0.1,
-        momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0005,
-        decoupled: bool = False, damping: float = 1.0, inv_interval: int = 50,
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, rule: Literal["adam"],
+        lr: float | Tensor = 0.001, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-08,
+        weight_decay: float = 0.05, damping: float = 1.0, inv_interval: int = 50,
         kl_clip: float | None = 0.001, g_scale: Literal["fisher", "official"] = "fisher",
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, rule: Literal["sign"],
+        lr: float | Tensor = 0.001, momentum: float = 0.9, weight_decay: float = 0.05,
+        damping: float = 1.0, inv_interval: int = 50, kl_clip: float | None = 0.001,
+        g_scale: Literal["fisher", "official"] = "fisher",
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None,
+        rule: Literal["orthogonal"], lr: float | Tensor = 0.02, momentum: float = 0.95,
+        nesterov: bool = True, weight_decay: float = 0.1, ns_steps: int = 5,
+        adjust_lr: Literal["original", "match_rms_adamw"] = "original", adam_lr: float = 0.0003,
+        adam_betas: tuple[float, float] = (0.9, 0.95), adam_eps: float = 1e-08,
+        damping: float = 1.0, inv_interval: int = 50, kl_clip: float | None = 0.001,
+        g_scale: Literal["fisher", "official"] = "fisher",
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None,
+        rule: Literal["sgd"] = "sgd", lr: float | Tensor = 0.1, momentum: float = 0.9,
+        nesterov: bool = False, weight_decay: float = 0.0005, decoupled: bool = False,
+        damping: float = 1.0, inv_interval: int = 50, kl_clip: float | None = 0.001,
+        g_scale: Literal["fisher", "official"] = "fisher",
     ) -> None: ...
 
 
@@ -214,6 +351,9 @@ class Eva(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
+        rule: The update rule, which follows the preconditioner: sgd, adam, sign, orthogonal. The other
+            arguments of the rule are those of `sgd`; "Update rules" in `docs/algorithms.md`
+            lists those of the others.
         lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. The released code of NysAct does
@@ -242,12 +382,41 @@ class Eva(Preconditioned):
         >>> optimizer.step()
     """
 
+    @overload
     def __init__(
-        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float | Tensor = 0.1,
-        momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0005,
-        decoupled: bool = False, ema_decay: float = 0.95, damping: float = 1.0,
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, rule: Literal["adam"],
+        lr: float | Tensor = 0.001, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-08,
+        weight_decay: float = 0.05, ema_decay: float = 0.95, damping: float = 1.0,
         cov_interval: int = 5, kl_clip: float | None = 0.001,
         g_scale: Literal["fisher", "official"] = "fisher",
+        ema_init: Literal["zero", "first"] = "zero",
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, rule: Literal["sign"],
+        lr: float | Tensor = 0.001, momentum: float = 0.9, weight_decay: float = 0.05,
+        ema_decay: float = 0.95, damping: float = 1.0, cov_interval: int = 5,
+        kl_clip: float | None = 0.001, g_scale: Literal["fisher", "official"] = "fisher",
+        ema_init: Literal["zero", "first"] = "zero",
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None,
+        rule: Literal["orthogonal"], lr: float | Tensor = 0.02, momentum: float = 0.95,
+        nesterov: bool = True, weight_decay: float = 0.1, ns_steps: int = 5,
+        adjust_lr: Literal["original", "match_rms_adamw"] = "original", adam_lr: float = 0.0003,
+        adam_betas: tuple[float, float] = (0.9, 0.95), adam_eps: float = 1e-08,
+        ema_decay: float = 0.95, damping: float = 1.0, cov_interval: int = 5,
+        kl_clip: float | None = 0.001, g_scale: Literal["fisher", "official"] = "fisher",
+        ema_init: Literal["zero", "first"] = "zero",
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None,
+        rule: Literal["sgd"] = "sgd", lr: float | Tensor = 0.1, momentum: float = 0.9,
+        nesterov: bool = False, weight_decay: float = 0.0005, decoupled: bool = False,
+        ema_decay: float = 0.95, damping: float = 1.0, cov_interval: int = 5,
+        kl_clip: float | None = 0.001, g_scale: Literal["fisher", "official"] = "fisher",
         ema_init: Literal["zero", "first"] = "zero",
     ) -> None: ...
 
@@ -261,6 +430,9 @@ class EKFAC(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
+        rule: The update rule, which follows the preconditioner: sgd, adam, sign, orthogonal. The other
+            arguments of the rule are those of `sgd`; "Update rules" in `docs/algorithms.md`
+            lists those of the others.
         lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. The released code of NysAct does
@@ -282,10 +454,36 @@ class EKFAC(Preconditioned):
         >>> optimizer.step()
     """
 
+    @overload
     def __init__(
-        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float | Tensor = 0.1,
-        momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0005,
-        decoupled: bool = False, damping: float = 3.0, basis_interval: int = 500,
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, rule: Literal["adam"],
+        lr: float | Tensor = 0.001, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-08,
+        weight_decay: float = 0.05, damping: float = 3.0, basis_interval: int = 500,
+        second_moment: Literal["per_example", "running"] = "per_example", ema_decay: float = 0.9,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, rule: Literal["sign"],
+        lr: float | Tensor = 0.001, momentum: float = 0.9, weight_decay: float = 0.05,
+        damping: float = 3.0, basis_interval: int = 500,
+        second_moment: Literal["per_example", "running"] = "per_example", ema_decay: float = 0.9,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None,
+        rule: Literal["orthogonal"], lr: float | Tensor = 0.02, momentum: float = 0.95,
+        nesterov: bool = True, weight_decay: float = 0.1, ns_steps: int = 5,
+        adjust_lr: Literal["original", "match_rms_adamw"] = "original", adam_lr: float = 0.0003,
+        adam_betas: tuple[float, float] = (0.9, 0.95), adam_eps: float = 1e-08,
+        damping: float = 3.0, basis_interval: int = 500,
+        second_moment: Literal["per_example", "running"] = "per_example", ema_decay: float = 0.9,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None,
+        rule: Literal["sgd"] = "sgd", lr: float | Tensor = 0.1, momentum: float = 0.9,
+        nesterov: bool = False, weight_decay: float = 0.0005, decoupled: bool = False,
+        damping: float = 3.0, basis_interval: int = 500,
         second_moment: Literal["per_example", "running"] = "per_example", ema_decay: float = 0.9,
     ) -> None: ...
 

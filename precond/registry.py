@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial, wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -31,7 +31,9 @@ from precond.hyperparameters import (
 from precond.layers import find_layers
 from precond.optimizer import Preconditioned
 from precond.optimizers import EKFAC, FOOF, GGT, KFAC, MFAC, SKFAC, STEVE, Eva, NysAct, SketchySGD
+from precond.rules import DEFAULT, RULES
 
+SEPARATOR = "+"  # between the names of an optimizer and of its update rule
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -137,14 +139,72 @@ def available() -> list[str]:
 
 
 def lookup(name: str) -> Entry:
-    """Return the entry of an optimizer.
+    """Return the entry of an optimizer, such as `nysact-s`, or of `nysact-s+orthogonal`.
+
+    The second name is an optimizer that preconditions layers, followed by an update rule.
 
     Raises:
-        HyperparameterError: The name is unknown. The message lists all names.
+        HyperparameterError: The name is unknown, or the rule cannot follow the optimizer. The
+            message has one line with the known names.
     """
-    if name not in REGISTRY:
-        raise HyperparameterError(f'optimizer = "{name}": unknown.{nearest(name, REGISTRY)}')
-    return REGISTRY[name]
+    if error := name_error(name):
+        raise HyperparameterError(error)
+    if name in REGISTRY:
+        return REGISTRY[name]
+    base, _, rule = name.partition(SEPARATOR)
+    return _composed(REGISTRY[base], rule)
+
+
+def name_error(name: str, advice: str = "") -> str | None:
+    """Return one line if a name is not that of an optimizer, else None.
+
+    Args:
+        name: The name.
+        advice: A text that is appended to the line of a name that resembles no known name.
+    """
+    if name in REGISTRY:
+        return None
+    base, separator, rule = name.partition(SEPARATOR)
+    text = f'optimizer = "{name}"'
+    if not separator or base not in REGISTRY:
+        return f"{text}: unknown.{nearest(base, REGISTRY, advice)}"
+    if base not in (known := composable()):
+        return f"{text}: no update rule can follow {base}. Use {base}, or one of {', '.join(known)}"
+    if rule == DEFAULT:
+        return f"{text}: {DEFAULT} is the update rule of {base}. Use {base}"
+    return None if rule in RULES else f'{text}: unknown rule "{rule}".{nearest(rule, RULES)}'
+
+
+def composable() -> list[str]:
+    """Return the names of the optimizers that each update rule can follow.
+
+    These are the optimizers that precondition layers, except for those whose directions contain
+    the learning rate.
+    """
+    return [name for name, entry in REGISTRY.items() if RULES[DEFAULT] in entry.kinds]
+
+
+def composed_names() -> list[str]:
+    """Return the names of all optimizers with another update rule than the default."""
+    rules = [rule for rule in RULES if rule != DEFAULT]
+    return [f"{name}{SEPARATOR}{rule}" for name in composable() for rule in rules]
+
+
+def _composed(entry: Entry, rule: str) -> Entry:
+    """Return the entry of an optimizer with another update rule."""
+    kind = RULES[rule]
+    card = entry.card
+    if card is not None:
+        card = replace(card, cost=f"{card.cost} + {kind.COST}")
+        if kind.MEMORY != "none":
+            card = replace(card, memory=f"{card.memory} + {kind.MEMORY}")
+    return replace(
+        entry,
+        optimizer=partial(entry.optimizer, rule=rule),
+        kinds=(kind, *entry.kinds[1:]),
+        numerics=100 * entry.numerics + kind.NUMERICS,  # a change of either changes the keys
+        card=card,
+    )
 
 
 def defaults(name: str) -> dict[str, Any]:
@@ -201,21 +261,29 @@ def _check_model_argument(function: Callable[P, R]) -> Callable[P, R]:
 
 @_check_model_argument
 def build(
-    name: str, model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any
+    name: str,
+    model: nn.Module,
+    *,
+    params: Iterable[Any] | None = None,
+    rule: str = DEFAULT,
+    **hyperparameters: Any,
 ) -> Optimizer:
-    """Build an optimizer for a model by its registered name.
+    """Build an optimizer for a model by its name.
 
     Args:
-        name: One of `available()`.
+        name: One of `available()`, or the name of an optimizer that preconditions layers and that
+            of an update rule, such as `nysact-s+orthogonal`.
         model: The model to train.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
+        rule: The update rule, as an alternative to a composed name.
         **hyperparameters: Values that replace those of `defaults(name)`.
 
     Raises:
         HyperparameterError: The name is unknown, or hyperparameters are unknown or out of range.
             The message has one line for each error.
     """
+    name = name if rule == DEFAULT else f"{name}{SEPARATOR}{rule}"
     if errors := check(name, hyperparameters):
         raise HyperparameterError("\n".join(errors))
     entry = lookup(name)

@@ -21,7 +21,7 @@ from precond.groups import Options, describe_layers, settings_errors
 from precond.layer_coverage import Coverage
 from precond.layers import plain_modules
 from precond.parts.stacks import named_tensors
-from precond.rules import Rule
+from precond.rules.base import Rule
 from precond.shared import Copyable, Shared
 from precond.state import NAMES, Entries, upgraded
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from precond.bank import Bank
 from precond.layers import Layer
-from precond.rules import ParameterState
+from precond.rules.base import ParameterState
 
 PRECONDITIONER = "preconditioner"
 NAMES = "param_names"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from precond.groups import scalar_lr
 from precond.hyperparameters import make
 from precond.parts import linalg
-from precond.rules import buffer, move
+from precond.rules.base import buffer, move
 from precond.scaling import evaluate
 from precond.standalone import NO_COMPLEX, Standalone
 

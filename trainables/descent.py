@@ -22,7 +22,7 @@ MATRICES = (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding)
 
 def build_optimizer(config: TrialConfig, model: nn.Module) -> Optimizer:
     """Return the trial's optimizer; its random numbers are seeded by the trial's seed."""
-    seed = {}
+    seed: dict[str, Any] = {}
     if "seed" in precond.defaults(config.optimizer):
         seed = {"seed": stream_seed(config.seed, "optimizer")}
     groups = parameter_groups(model, config.settings.get("decay_exempt", NEUTRAL["decay_exempt"]))

@@ -148,7 +148,9 @@ class EKFAC(Algorithm[EKFACState]):
         s, a = (state._covariances or _zeros(state)).means()
         return Curvature(inputs=a, outputs=s, damping=self.damping)
 
-    def precondition(self, state: EKFACState, gradients: Tensor, lr: float) -> Tensor:
+    def precondition(
+        self, state: EKFACState, gradients: Tensor, lr: float, overwrite: bool = False
+    ) -> Tensor:
         """Update S, and return `U [(U^T G V) / (S + rho)] V^T`."""
         rotated = state.basis.rotate(gradients)
         with linalg.exact_arithmetic(gradients.device):

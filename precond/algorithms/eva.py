@@ -36,13 +36,13 @@ from torch import Tensor
 
 from precond.algorithm import (
     NO_UNSCALE,
-    AveragedAlgorithm,
     Card,
     Curvature,
     LayerShape,
     Needs,
     Signals,
 )
+from precond.averaged import AveragedAlgorithm
 from precond.hyperparameters import choice, fraction, optional, positive
 from precond.parts import linalg
 from precond.parts.factors import RankOne

@@ -21,7 +21,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from precond.algorithm import Card, Curvature, DampedAlgorithm, LayerShape, Signals
+from precond.algorithm import Card, Curvature, LayerShape, Signals
+from precond.averaged import DampedAlgorithm
 from precond.hyperparameters import choice
 from precond.parts import linalg
 from precond.parts.factors import Dense

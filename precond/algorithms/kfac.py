@@ -46,11 +46,11 @@ from precond.algorithm import (
     NO_UNSCALE,
     Card,
     Curvature,
-    DampedAlgorithm,
     LayerShape,
     Needs,
     Signals,
 )
+from precond.averaged import DampedAlgorithm
 from precond.hyperparameters import choice, optional, positive
 from precond.parts import linalg
 from precond.parts.factors import Kronecker, KroneckerEigen

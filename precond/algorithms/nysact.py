@@ -31,9 +31,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from precond.algorithm import Algorithm, Card, Curvature, DampedAlgorithm, LayerShape, Signals
+from precond.algorithm import Algorithm, Card, Curvature, LayerShape, Signals
 from precond.algorithms.foof import FOOF
 from precond.algorithms.nysact_variants import FACTORS, STATISTICS
+from precond.averaged import DampedAlgorithm
 from precond.counts import counted
 from precond.hyperparameters import choice, count
 from precond.parts.factors import LowRank

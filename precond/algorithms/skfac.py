@@ -139,9 +139,11 @@ class SKFAC(Algorithm[SKFACState]):
         state.factor.store(ok, p_s, p_a)
         return Outcome(ok, s_retried | a_retried)
 
-    def precondition(self, state: SKFACState, gradients: Tensor, lr: float) -> Tensor:
+    def precondition(
+        self, state: SKFACState, gradients: Tensor, lr: float, overwrite: bool = False
+    ) -> Tensor:
         """Return `P_S G P_A`."""
-        return state.factor.solve(gradients)
+        return state.factor.solve(gradients, overwrite)
 
     def curvature(self, state: SKFACState) -> Curvature:
         """Return X^T X / B and Y^T Y / B; zero before the first step."""

@@ -202,7 +202,9 @@ class STEVE(Algorithm[STEVEState]):
         state.v.copy_(linalg.select(ok, v, state.v))
         state.v_count.copy_(torch.where(ok, (count > 0).to(state.v_count), state.v_count))
 
-    def precondition(self, state: STEVEState, gradients: Tensor, lr: float) -> Tensor:
+    def precondition(
+        self, state: STEVEState, gradients: Tensor, lr: float, overwrite: bool = False
+    ) -> Tensor:
         """Update m and v, and return D; where the new moments are not finite, return lr G.
 
         The operations and their order are those of `torch.optim.Adam`.

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from precond.algorithm import Algorithm, LayerShape, Needs, Signals
-from precond.bank import make_banks
+from precond.banks import make_banks
 from precond.capture import attach, detach
 from precond.layers import find_layers
 from precond.parts.linalg import Outcome
@@ -52,7 +52,9 @@ class _InputStatistics(Algorithm[KroneckerStatistic]):
     def refresh(self, state: KroneckerStatistic) -> Outcome:
         return Outcome.of(state.inputs.weight > 0)
 
-    def precondition(self, state: KroneckerStatistic, gradients: Tensor, lr: float) -> Tensor:
+    def precondition(
+        self, state: KroneckerStatistic, gradients: Tensor, lr: float, overwrite: bool = False
+    ) -> Tensor:
         return gradients
 
 

@@ -31,8 +31,8 @@ class Factor(Stored, ABC):
     """A stack of maps P."""
 
     @abstractmethod
-    def solve(self, gradients: Tensor) -> Tensor:
-        """Return `P(G)` for G `[L, o, p]`."""
+    def solve(self, gradients: Tensor, overwrite: bool = False) -> Tensor:
+        """Return `P(G)` for G `[L, o, p]`, in a new tensor or, if `overwrite` is True, in G."""
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Dense(Factor):
         eye = torch.eye(width, dtype=like.dtype, device=like.device) / damping
         return cls(eye.repeat(num_layers, 1, 1))
 
-    def solve(self, gradients: Tensor) -> Tensor:
+    def solve(self, gradients: Tensor, overwrite: bool = False) -> Tensor:
         """Return `G P` for G `[L, o, p]`."""
         return gradients @ self.inverse
 
@@ -66,10 +66,13 @@ class LowRank(Factor):
         """Return `I / damping`, as Z = 0."""
         return cls(like.new_zeros(num_layers, width, rank), damping)
 
-    def solve(self, gradients: Tensor) -> Tensor:
+    def solve(self, gradients: Tensor, overwrite: bool = False) -> Tensor:
         """Return `G P` for G `[L, o, p]`."""
+        # G Z as (Z^T G^T)^T: on a CPU, a product with few rows is 2 to 4 times as fast as one with
+        # few columns.
+        out, products = gradients if overwrite else None, (self.z.mT @ gradients.mT).mT
         return torch.baddbmm(
-            gradients, gradients @ self.z, self.z.mT, beta=1 / self.damping, alpha=-1
+            gradients, products, self.z.mT, beta=1 / self.damping, alpha=-1, out=out
         )
 
     def root(self) -> Tensor:
@@ -103,7 +106,7 @@ class Kronecker(Factor):
         sides = (Dense.identity(num_layers, width, damping**0.5, like) for width in (d_out, d_in))
         return cls(*(side.inverse for side in sides))
 
-    def solve(self, gradients: Tensor) -> Tensor:
+    def solve(self, gradients: Tensor, overwrite: bool = False) -> Tensor:
         """Return `P_S G P_A` for G `[L, o, p]`."""
         return self.output_inverse @ gradients @ self.input_inverse
 
@@ -132,7 +135,7 @@ class KroneckerEigen(Factor):
         bases = [Dense.identity(num_layers, width, 1.0, like).inverse for width in (d_out, d_in)]
         return cls(*bases, scale=like.new_full((num_layers, d_out, d_in), 1 / damping))
 
-    def solve(self, gradients: Tensor) -> Tensor:
+    def solve(self, gradients: Tensor, overwrite: bool = False) -> Tensor:
         """Return `U [(U^T G V) * scale] V^T` for G `[L, o, p]`."""
         rotated = self.output_basis.mT @ gradients @ self.input_basis
         return self.output_basis @ (rotated * self.scale) @ self.input_basis.mT
@@ -230,8 +233,9 @@ class RankOne(Factor):
         """Return `I / damping`, as u = v = 0."""
         return cls(like.new_zeros(num_layers, d_out), like.new_zeros(num_layers, d_in), damping)
 
-    def solve(self, gradients: Tensor) -> Tensor:
+    def solve(self, gradients: Tensor, overwrite: bool = False) -> Tensor:
         """Return `(G - (u^T G v) u v^T) / damping` for G `[L, o, p]`."""
         u, v = self.u.unsqueeze(-1), self.v.unsqueeze(-1)
+        out, left = gradients if overwrite else None, u * (u.mT @ gradients @ v)
         scale = 1 / self.damping
-        return torch.baddbmm(gradients, u * (u.mT @ gradients @ v), v.mT, beta=scale, alpha=-scale)
+        return torch.baddbmm(gradients, left, v.mT, beta=scale, alpha=-scale, out=out)

@@ -66,10 +66,14 @@ def symmetrize(matrix: Tensor) -> Tensor:
 def all_finite(stack: Tensor) -> Tensor:
     """Return a bool mask `[L]` of the slots of a stack `[L, ...]` that contain no inf or nan.
 
-    The function tests the sum in float64: this is cheap, a sum of finite float32 numbers cannot
-    overflow in it, and the host does not wait for the device.
+    The function tests the sum in float64: a sum of finite float32 numbers cannot overflow in it,
+    and the host does not wait for the device. On a CPU, which would first copy the stack to
+    float64, it does so only if a sum in the dtype of the stack is not finite.
     """
-    return stack.flatten(1).sum(1, dtype=torch.float64).isfinite()
+    rows = stack.flatten(1)
+    if stack.device.type == "cpu" and (ok := rows.sum(1).isfinite()).all():
+        return ok
+    return rows.sum(1, dtype=torch.float64).isfinite()
 
 
 def per_layer(values: Tensor, stack: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import pytest
 from precond.__main__ import REFUSALS as DOCUMENTED
 from precond.algorithm import MODES
 from precond.registry import REGISTRY
+from tests.composed import COMPOSED
 from tests.precond.behaviours import BEHAVIOURS, CONTROLS, NAMES, Subject
 from tests.precond.behaviours.faults import FAULTS
 from tests.precond.behaviours.refusals import LIST, MODE_OF, REFUSALS, WORDS_FOR
@@ -37,7 +38,7 @@ def test_refusals_are_listed_once():
     """The refusals name only known behaviours and registered optimizers, not the controls."""
     cells = [(n, b) for refusal in LIST for n in refusal.names for b in refusal.behaviours]
     assert len(cells) == len(set(cells))
-    assert {name for name, _ in cells} <= set(REGISTRY)
+    assert {name for name, _ in cells} <= {*REGISTRY, *COMPOSED}
     assert {behaviour for _, behaviour in cells} <= set(BEHAVIOURS)
 
 

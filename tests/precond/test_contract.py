@@ -20,11 +20,13 @@ from torch import Tensor, nn
 import precond
 from precond.optimizer import Preconditioned
 from precond.registry import REGISTRY
+from tests.composed import COMPOSED
 
 # The optimizers of the extra `peers` are tested only if it is installed.
 NAMES = [
     name for name, entry in REGISTRY.items() if entry.package is None or find_spec(entry.package)
 ]
+NAMES += COMPOSED
 
 
 class Net(nn.Module):

@@ -30,6 +30,7 @@ from precond.parts import collectives, linalg
 from precond.parts.collectives import Ranks
 from precond.parts.statistics import MovingAverage
 from precond.registry import REGISTRY
+from tests.composed import COMPOSED
 from tests.states import by_name
 
 # BATCH is larger than the number of inputs of the widest layer.
@@ -138,6 +139,7 @@ PLAIN = [
     Case("steve", {"second_moment": "minibatch", "factor_ema": 0.9}),
     Case("steve", {"second_moment": "per_example"}, build_first=True),
     Case("steve", {"on_refresh": "rotate_mv"}),
+    *map(Case, COMPOSED),
 ]
 # Uneven shares, micro-batches and missing layers, each alone and all together.
 UNEVEN = [

@@ -23,9 +23,11 @@ from torch import nn
 import precond
 from precond.hyperparameters import choice
 from precond.registry import REGISTRY, lookup
+from tests.composed import COMPOSED
 
 # Optimizers of other packages are not tested: pyproject.toml fixes their versions.
 NAMES = [name for name, entry in REGISTRY.items() if entry.package is None]
+NAMES += COMPOSED
 FILE = Path(__file__).with_name("golden.json")
 REGENERATE = "run python tests/precond/test_golden.py"
 TOLERANCE = 1e-9

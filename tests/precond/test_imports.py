@@ -13,7 +13,7 @@ ALLOWED = {
     "precond.parts": set(),
     "precond.algorithms": {
         *("precond.algorithm", "precond.hessian", "precond.hyperparameters", "precond.parts"),
-        *("precond.windows", "precond.counts"),
+        *("precond.windows", "precond.counts", "precond.averaged"),
     },
 }
 # From the highest module to the lowest.

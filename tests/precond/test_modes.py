@@ -21,12 +21,14 @@ from torch.utils.checkpoint import checkpoint
 import precond
 from precond.algorithm import MODES
 from precond.optimizer import Preconditioned
-from precond.registry import REGISTRY
+from precond.registry import REGISTRY, lookup
+from tests.composed import COMPOSED
 from tests.states import by_name
 
 NAMES = [
     name for name, entry in REGISTRY.items() if entry.package is None or find_spec(entry.package)
 ]
+NAMES += COMPOSED
 # With short intervals, a few steps include all kinds of steps.
 SHORT = {
     **{"cov_interval": 2, "inv_interval": 4, "basis_interval": 3, "interval": 3},
@@ -113,12 +115,12 @@ def assert_close(
 
 def optimizers_with(mode: str, supported: bool = True) -> list[str]:
     """Return the optimizers that support a mode, or those that do not."""
-    return [name for name in NAMES if (mode not in REGISTRY[name].card.unsupported) == supported]
+    return [name for name in NAMES if (mode not in lookup(name).card.unsupported) == supported]
 
 
 def test_cards_list_known_modes_only():
     """With each mode, at least 8 optimizers are tested."""
-    assert {mode for name in NAMES for mode in REGISTRY[name].card.unsupported} <= set(MODES)
+    assert {mode for name in NAMES for mode in lookup(name).card.unsupported} <= set(MODES)
     assert all(len(optimizers_with(mode)) >= 8 for mode in MODES)
 
 

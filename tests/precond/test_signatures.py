@@ -26,8 +26,10 @@ from torch import nn
 import precond
 from precond.algorithms import steve
 from precond.optimizer import Preconditioned
+from precond.optimizers import _parameter
 from precond.registry import REGISTRY
-from precond.rules import KFEAdamRule
+from precond.rules import DEFAULT, RULES
+from precond.rules.kfe_adam import KFEAdamRule
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "precond" / "optimizers.pyi"
@@ -42,12 +44,13 @@ after an argument contain its symbol in the paper and the allowed values.
 """
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 from torch import Tensor, nn
 
 from precond.algorithms import ggt, mfac, sketchysgd
 from precond.optimizer import Preconditioned
+from precond.optimizers import _parameter
 
 # fmt: off
 '''
@@ -81,15 +84,27 @@ def class_text(name: str) -> str:
     module = kind.__base__.__module__.rpartition(".")[2]
     base = "Preconditioned" if issubclass(kind, Preconditioned) else f"{module}.{name}"
     hyperparameters = [*inspect.signature(kind).parameters.values()][2:]
+    head = [f"\n\nclass {name}({base}):"]
+    head.append(textwrap.indent(f'"""{inspect.getdoc(kind)}\n"""\n', "    "))
+    if hyperparameters[0].name != "rule":
+        return "\n".join([*head, constructor([parameter(p) for p in hyperparameters])])
+    for rule in [*(rule for rule in RULES if rule != DEFAULT), DEFAULT]:
+        chosen = f'rule: Literal["{rule}"]' + (f' = "{rule}"' if rule == DEFAULT else "")
+        fields = rule_parameters(kind, rule)
+        head.append(f"    @overload\n{constructor([chosen, *map(parameter, fields)])}")
+    return "\n".join(head)
+
+
+def constructor(hyperparameters: list[str]) -> str:
+    """Return the text of a constructor with these hyperparameters."""
     shared = ["self", "model: nn.Module", "*", "params: Iterable[Any] | None = None"]
-    arguments = wrapped(shared + [parameter(p) for p in hyperparameters])
-    return "\n".join(
-        [
-            f"\n\nclass {name}({base}):",
-            textwrap.indent(f'"""{inspect.getdoc(kind)}\n"""\n', "    "),
-            f"    def __init__(\n{arguments}\n    ) -> None: ...",
-        ]
-    )
+    return f"    def __init__(\n{wrapped(shared + hyperparameters)}\n    ) -> None: ..."
+
+
+def rule_parameters(kind: Any, rule: str) -> list[inspect.Parameter]:
+    """Return the hyperparameters of an optimizer with another update rule."""
+    kinds = RULES[rule], kind.algorithm_type
+    return [_parameter(field, k) for k in kinds for field in dataclasses.fields(k)]
 
 
 def file_text() -> str:
@@ -108,7 +123,10 @@ def test_the_stub_is_up_to_date():
 def test_the_stub_equals_the_class(name):
     """The stub has the signature and the docstring that `help` prints for the class."""
     namespace: dict[str, Any] = {}
-    exec(compile(FILE.read_text(), FILE, "exec", dont_inherit=True), namespace)
+    # The last constructor of a class is that of the default rule.
+    text = FILE.read_text().replace("    @overload\n", "")
+    text = text.replace(f'rule: Literal["{DEFAULT}"]', "rule: str")
+    exec(compile(text, FILE, "exec", dont_inherit=True), namespace)
     stub, kind = namespace[name], getattr(precond, name)
     assert str(inspect.signature(stub)).removesuffix(" -> None") == str(inspect.signature(kind))
     assert inspect.signature(stub).parameters == inspect.signature(kind).parameters
@@ -132,6 +150,7 @@ def test_the_signature_has_the_fields_of_the_dataclasses(name):
     kinds = next(entry.kinds for entry in REGISTRY.values() if entry.optimizer is kind)
     fields = {field.name: field for k in kinds for field in dataclasses.fields(k)}
     model, params, *rest = inspect.signature(kind).parameters.values()
+    rest = [p for p in rest if p.name != "rule"]
     assert (model.name, params.name) == ("model", "params")
     assert {p.name: p.default for p in rest} == {
         key: field.default for key, field in fields.items()

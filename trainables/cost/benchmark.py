@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 import precond
-from precond.bank import named_tensors
 from precond.optimizer import Preconditioned
+from precond.parts.stacks import named_tensors
 from trainables.cost.contestants import Batch, Clock, Contestant, build
 from trainables.cost.files import configuration
 from trainables.cost.race import evaluation_seconds, race

@@ -95,15 +95,16 @@ class Contestant:
             self.seconds(kind, batch, 1, time.perf_counter)
 
 
-def build(name: str, model: nn.Module, overrides: Mapping[str, Any]) -> Contestant:
-    """Return a contestant with a registered optimizer.
-
-    The optimizers of `torch.optim` run with `foreach=True`. The learning rate is `LEARNING_RATE`.
+def build(
+    name: str, model: nn.Module, overrides: Mapping[str, Any], foreach: bool | None = True
+) -> Contestant:
+    """Return a contestant with a registered optimizer. The learning rate is `LEARNING_RATE`.
 
     Args:
         name: Registered name.
         model: The model to train, on its device.
         overrides: Hyperparameters that differ from the defaults.
+        foreach: The option of this name of the optimizers of `torch.optim`.
 
     Raises:
         HyperparameterError: Unknown name or invalid value.
@@ -121,7 +122,7 @@ def build(name: str, model: nn.Module, overrides: Mapping[str, Any]) -> Contesta
         return Contestant(name, model, optimizer, kinds, place)
     for group in optimizer.param_groups:
         if "foreach" in group:
-            group["foreach"] = True
+            group["foreach"] = foreach
     period = _period({**precond.defaults(name), **overrides})
     kinds = [Kind(MIXED if period > 1 else PLAIN, 1.0, 0, period)]
     return Contestant(name, model, optimizer, kinds, place=lambda step: None)

@@ -231,9 +231,10 @@ def _tuples(texts: Mapping[str, str]) -> set[str]:
     """
     if not texts:
         return set()
-    from precond.registry import available, defaults
+    from precond.registry import available, composed_names, defaults
 
-    kinds = [(name, value) for known in available() for name, value in defaults(known).items()]
+    names = [*available(), *composed_names()]
+    kinds = [(name, value) for known in names for name, value in defaults(known).items()]
     scalars = {name for name, value in kinds if not isinstance(value, tuple)}
     tuples = {name for name, value in kinds if isinstance(value, tuple)}
     return {name for name in tuples & set(texts) if name not in scalars or "/" in texts[name]}

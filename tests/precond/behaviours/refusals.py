@@ -6,13 +6,17 @@ from dataclasses import dataclass
 
 from precond.optimizer import Preconditioned
 from precond.registry import REGISTRY
+from tests.composed import COMPOSED
 
-PRECONDITIONED = tuple(
-    name
-    for name, entry in REGISTRY.items()
-    if isinstance(entry.optimizer, type) and issubclass(entry.optimizer, Preconditioned)
+PRECONDITIONED = (
+    *(
+        name
+        for name, entry in REGISTRY.items()
+        if isinstance(entry.optimizer, type) and issubclass(entry.optimizer, Preconditioned)
+    ),
+    *COMPOSED,
 )
-USE_OUTPUT_GRADIENTS = ("kfac", "skfac", "eva", "ekfac", "steve")
+USE_OUTPUT_GRADIENTS = ("kfac", "skfac", "eva", "ekfac", "steve", "kfac+orthogonal")
 PEERS = ("shampoo", "soap", "adahessian")
 HESSIAN = ("sketchysgd", "adahessian")
 WINDOW = ("ggt", "mfac")
@@ -37,7 +41,7 @@ class Refusal:
 
 def _options(**behaviours: str) -> list[Refusal]:
     return [
-        Refusal(tuple(REGISTRY), (name,), f"{option}: unknown hyperparameter")
+        Refusal((*REGISTRY, *COMPOSED), (name,), f"{option}: unknown hyperparameter")
         for option, name in behaviours.items()
     ]
 

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 import precond
 from precond.registry import REGISTRY
+from tests.composed import COMPOSED
 
 # Short intervals, so that a few steps include all kinds of steps, and learning rates with which the
 # loss of the small model falls in a few steps.
@@ -31,6 +32,7 @@ CONTROLS: dict[str, tuple[Callable[..., Optimizer], dict[str, Any]]] = {
 NAMES = [
     name for name, entry in REGISTRY.items() if entry.package is None or find_spec(entry.package)
 ]
+NAMES += COMPOSED
 
 
 @dataclass(unsafe_hash=True)

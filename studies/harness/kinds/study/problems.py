@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from precond.hyperparameters import nearest
-from precond.registry import REGISTRY
+from precond.registry import REGISTRY, SEPARATOR, name_error
 from studies.harness.design import matching
 from studies.harness.design.arms import Arm, levels_of, spelled
 from studies.harness.design.options import Options
@@ -15,6 +15,8 @@ from studies.harness.kinds.study.figures import unknown_metrics
 from studies.harness.kinds.study.study import Study
 from studies.harness.published import papers
 from studies.harness.published.strict_yaml import YamlError
+
+ADVICE = "; or name its file with --plugin"  # for a name that is not registered
 
 
 def figure_problems(study: Study) -> list[str]:
@@ -61,10 +63,8 @@ def _labels(study: Study) -> list[str]:
 
 def unknown_optimizers(arms: Sequence[Arm]) -> list[str]:
     """Return a line for each optimizer of the arms that is not registered."""
-    names = dict.fromkeys(arm.optimizer for arm in arms if arm.optimizer not in REGISTRY)
-    return [
-        f'optimizer = "{name}": unknown.{nearest(name, REGISTRY, _advice(name))}' for name in names
-    ]
+    names = dict.fromkeys(arm.optimizer for arm in arms)
+    return [error for name in names if (error := name_error(name, ADVICE))]
 
 
 def option_problems(
@@ -80,12 +80,18 @@ def option_problems(
     known = list(dict.fromkeys(arm.optimizer for arm in study.arms))
     plugins = [name for name, entry in REGISTRY.items() if entry.plugin]
     allowed = [*REGISTRY] if study.any_optimizer else [*dict.fromkeys([*known, *plugins])]
-    errors = [
-        f'--optimizers = "{name}": not an optimizer of {study.name}.'
-        f"{nearest(name, allowed, _advice(name))}"
-        for name in options.optimizers or []
-        if name not in allowed
-    ]
+    errors = []
+    for name in options.optimizers or []:
+        error = name_error(name, ADVICE)
+        if name in allowed or (study.any_optimizer and not error):
+            continue
+        advice = ADVICE if error and SEPARATOR not in name else ""
+        errors.append(
+            f'--optimizers = "{name}": not an optimizer of {study.name}.'
+            f"{nearest(name, allowed, advice)}"
+        )
+        if error and SEPARATOR in name:
+            errors.append(error)
     for factor in [*options.levels, *options.only]:
         if not levels:
             errors.append(
@@ -107,8 +113,3 @@ def option_problems(
         errors += str(error).splitlines()
     advice = "varies {name}; use --levels {name}={value}"
     return errors + setting_errors(study, options, known, levels, advice)
-
-
-def _advice(name: str) -> str:
-    """Return advice for an optimizer that is not registered; it may be in a plugin."""
-    return "" if name in REGISTRY else "; or name its file with --plugin"

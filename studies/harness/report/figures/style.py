@@ -44,7 +44,7 @@ OPTIMIZERS: dict[str, Style] = {
     "kfac": (VERMILION, "--"), "ekfac": (VERMILION, "-"), "eva": (PURPLE, ":"), "steve": (GREEN, "-"),
     "adam": (ORANGE, "--"), "adamw": (ORANGE, "-"), "soap": (PURPLE, "-"), "shampoo": (GRAY, "-"),
     "sketchysgd": (GRAY, "--"), "adahessian": ("black", SPARSE), "skfac": (ORANGE, "-."),
-    "ggt": (SKY, "-."), "mfac": (BLUE, "--"),
+    "ggt": (SKY, "-."), "mfac": (BLUE, "--"), "nysact-s+orthogonal": (BLUE, ":"),
 }  # fmt: skip
 # The styles of other optimizers, and of the second and later arms of an optimizer.
 SPARE: tuple[Style, ...] = tuple(
@@ -65,8 +65,12 @@ NAMES = {
 
 
 def display(optimizer: str) -> str:
-    """Return the name of an optimizer as the papers spell it; other names are not changed."""
-    return NAMES.get(optimizer, optimizer)
+    """Return the name of an optimizer as the papers spell it; other names are not changed.
+
+    The name of an update rule after a preconditioner is not changed either.
+    """
+    base, separator, rule = optimizer.partition("+")
+    return NAMES.get(base, base) + separator + rule
 
 
 def lines(optimizers: Iterable[str]) -> list[Style]:
