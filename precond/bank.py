@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from precond import distributed
-from precond.algorithm import Algorithm, Needs, Signals
+from precond.algorithm import Algorithm, Means, Needs, Signals
 from precond.diagnostics.monitor import Clock, Monitor, Tally
 from precond.forwards import Forwards
 from precond.layers import Layer
@@ -24,6 +24,7 @@ from precond.parts.collectives import Ranks
 from precond.parts.linalg import Outcome
 from precond.parts.stacks import discard, forget, named_tensors, part_of, rescale_outputs
 from precond.parts.statistics import Additions, deferring
+from precond.passes import Pass
 
 
 class Switch:
@@ -86,6 +87,9 @@ class Bank:
         self.forwards = Forwards(self, self.algorithm.NEEDS, self._wait, same_examples)
         self._repeated: set[str] = set()  # layers whose forward ran inside a backward in this step
         self._complete = False  # all ranks know that every layer has statistics
+        # The running evaluation of a batch, for algorithms that evaluate each batch twice.
+        self._pass = Pass(self.buffer) if self.algorithm.SECOND_PASS else None
+        self.in_second_pass = False
         # True for the slots of the layers with statistics.
         self._mask = torch.zeros(len(names), dtype=torch.bool, device=self.buffer.device)
         self.tally = Tally(torch.zeros_like(self._mask, dtype=torch.int64))
@@ -169,7 +173,12 @@ class Bank:
         with linalg.exact_arithmetic(self.buffer.device), deferring(additions):
             rows = None if x is None else layer.rows(x, self.dtype)
             g = None if gradient is None else layer.output_gradients(gradient, self.dtype, examples)
-            self.algorithm.accumulate(self.state, slots, Signals(rows, g, backward))
+            signals = Signals(rows, g, backward)
+            if self._pass is not None:
+                self._pass.add(slots, signals)
+            if self.in_second_pass:
+                return
+            self.algorithm.accumulate(self.state, slots, signals)
             if self.monitor is not None and rows is not None:
                 self.monitor.record(slots, rows)
 
@@ -193,9 +202,34 @@ class Bank:
     def discard(self, layers: Iterable[Layer]) -> None:
         """Discard what was added for some layers since the last step."""
         for layer in layers:
-            discard(self.state, self.slots[layer.name])
+            slots = self.slots[layer.name]
+            if self._pass is not None:
+                self._pass.discard(slots)
+            if self.in_second_pass:
+                continue
+            discard(self.state, slots)
             if self.monitor is not None:
-                self.monitor.discard(self.slots[layer.name])
+                self.monitor.discard(slots)
+
+    @property
+    def backwards(self) -> set[int]:
+        """The numbers of the backwards of the running evaluation of a batch."""
+        return set() if self._pass is None else self._pass.backwards
+
+    def take_means(self) -> Means:
+        """Return the means of an evaluation of the model with its current weights."""
+        assert self._pass is not None
+        weights = torch.empty_like(self.buffer)
+        for layer in self.layers:
+            for name, view in layer.views(weights[self.slots[layer.name]]).items():
+                view.copy_(getattr(layer.module, name))
+        with linalg.exact_arithmetic(self.buffer.device):
+            return self._pass.take(weights)
+
+    def compare(self, before: Means) -> None:
+        """Pass the means of the first and of the second evaluation of a batch to the algorithm."""
+        with linalg.exact_arithmetic(self.buffer.device):
+            self.algorithm.second_pass(self.state, before, self.take_means())
 
     def _mark_filled(self, layer: Layer) -> None:
         """Note that a layer has statistics."""

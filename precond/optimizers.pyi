@@ -205,6 +205,88 @@ class SKFAC(Preconditioned):
     ) -> None: ...
 
 
+class KBFGS(Preconditioned):
+    """SGD preconditioned by Kronecker-factored BFGS (Goldfarb et al. 2020).
+
+    The equations are in `precond.algorithms.kbfgs`.
+
+    Args:
+        model: The model to train, plain or compiled.
+        params: Parameter groups as in `torch.optim`. Default: one group of all trainable
+            parameters.
+        lr: Learning rate (eta; a finite number >= 0).
+        momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
+        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. The released code of NysAct does
+            not use it in the first step.
+        weight_decay: Coefficient of the weight decay, which is not preconditioned (a finite number
+            >= 0).
+        decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
+            the decay to the direction.
+        damping: Its square root is added to the eigenvalues of the inputs' covariance, and is the
+            smallest curvature of the pairs that update the factor of the outputs (rho; a number in
+            (0, 1]).
+        ema_decay: Weight of the old value in the averages of the covariance and of the pairs (beta;
+            a number in [0, 1)).
+
+    Example:
+        >>> optimizer = precond.KBFGS(model, lr=0.1, damping=0.3)
+        >>> def closure():
+        ...     optimizer.zero_grad()
+        ...     loss = loss_function(model(inputs), targets)
+        ...     loss.backward()
+        ...     return loss
+        >>> optimizer.step(closure)
+    """
+
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float | Tensor = 0.1,
+        momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0005,
+        decoupled: bool = False, damping: float = 0.3, ema_decay: float = 0.9,
+    ) -> None: ...
+
+
+class KBFGSL(Preconditioned):
+    """SGD preconditioned by Kronecker-factored L-BFGS (Goldfarb et al. 2020).
+
+    The equations are in `precond.algorithms.kbfgs`.
+
+    Args:
+        model: The model to train, plain or compiled.
+        params: Parameter groups as in `torch.optim`. Default: one group of all trainable
+            parameters.
+        lr: Learning rate (eta; a finite number >= 0).
+        momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
+        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. The released code of NysAct does
+            not use it in the first step.
+        weight_decay: Coefficient of the weight decay, which is not preconditioned (a finite number
+            >= 0).
+        decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
+            the decay to the direction.
+        damping: Its square root is added to the eigenvalues of the inputs' covariance, and is the
+            smallest curvature of the pairs that update the factor of the outputs (rho; a number in
+            (0, 1]).
+        ema_decay: Weight of the old value in the averages of the covariance and of the pairs (beta;
+            a number in [0, 1)).
+        memory: Number of pairs from which the factor of the outputs is computed (m; an integer >=
+            1).
+
+    Example:
+        >>> optimizer = precond.KBFGSL(model, lr=0.1, memory=100)
+        >>> def closure():
+        ...     optimizer.zero_grad()
+        ...     loss = loss_function(model(inputs), targets)
+        ...     loss.backward()
+        ...     return loss
+        >>> optimizer.step(closure)
+    """
+
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float | Tensor = 0.1,
+        momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0005,
+        decoupled: bool = False, damping: float = 0.3, ema_decay: float = 0.9, memory: int = 100,
+    ) -> None: ...
+
+
 class Eva(Preconditioned):
     """SGD preconditioned by rank-one curvature (Zhang et al. 2023).
 
