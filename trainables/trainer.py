@@ -126,8 +126,8 @@ class Trainer:
         mixing = stream_seed(self.config.seed, "mixing", epoch)
         losses: list[Tensor] = []
         sums = self._no_sums()
-        for number, batch in enumerate(self.data.train_batches(self.config.batch_size, order)):
-            inputs, targets = self._mixer(*batch, seed=mixing + number)
+        for step, batch in enumerate(self.data.train_batches(self.config.batch_size, order)):
+            inputs, targets = self._mixer(*batch, seed=mixing + step)
             inputs = self._laid_out(inputs)
             targets = self._task.targets(inputs, targets)
             phases.mark("data")

@@ -449,7 +449,7 @@ def test_accumulation_inside_the_closure_equals_one_batch():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_training_resumes_bitwise_from_a_saved_state(name):
+def test_a_resumed_training_has_the_same_losses(name):
     model = make_model(norm=True)
     optimizer = build(name, model)
     train(model, optimizer, range(4))
