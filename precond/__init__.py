@@ -7,8 +7,8 @@ torch. The optimizers in `peers.py` also require pytorch-optimizer, which is imp
 of them is built. Start reading in `algorithm.py`.
 
 Imports go in one direction (`->` means "imports"): registry -> optimizers -> optimizer ->
-assembly -> controls -> {saving, directions, state, capture, bank, rules, distributed, diagnostics} ->
-layers -> algorithm -> parts, and algorithms -> {algorithm, parts}. Further, {controls, saving,
+assembly -> controls -> {saving, directions, state, capture, closures, bank, rules, distributed,
+diagnostics} -> layers -> algorithm -> parts, and algorithms -> {algorithm, parts}. Further, {controls, saving,
 diagnostics} -> layer_coverage, and layers -> reasons. The names below are
 imported on first use, so that `precond.hyperparameters` can be imported without torch.
 """
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from precond import registry
     from precond.attention import separate_attention
+    from precond.closures import needs_closure
     from precond.diagnostics.observe import observe
     from precond.hessian import backward
     from precond.hyperparameters import HyperparameterError
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
         EKFAC,
         FOOF,
         GGT,
+        KBFGS,
+        KBFGSL,
         KFAC,
         MFAC,
         SKFAC,
@@ -38,13 +41,14 @@ if TYPE_CHECKING:
     from precond.registry import available, build, check, defaults
 
 __all__ = [
-    "EKFAC", "FOOF", "GGT", "KFAC", "MFAC", "SKFAC", "STEVE", "Coverage", "Eva",
+    "EKFAC", "FOOF", "GGT", "KBFGS", "KBFGSL", "KFAC", "MFAC", "SKFAC", "STEVE", "Coverage", "Eva",
     "HyperparameterError", "NysAct", "SketchySGD", "available", "backward", "build", "check",
-    "coverage", "defaults", "observe", "registry", "separate_attention",
+    "coverage", "defaults", "needs_closure", "observe", "registry", "separate_attention",
 ]  # fmt: skip
 
 _OPTIMIZERS = (
-    "EKFAC", "FOOF", "GGT", "KFAC", "MFAC", "SKFAC", "STEVE", "Eva", "NysAct", "SketchySGD",
+    "EKFAC", "FOOF", "GGT", "KBFGS", "KBFGSL", "KFAC", "MFAC", "SKFAC", "STEVE", "Eva", "NysAct",
+    "SketchySGD",
 )  # fmt: skip
 _MODULES = {
     **dict.fromkeys(_OPTIMIZERS, "optimizers"),
@@ -53,6 +57,7 @@ _MODULES = {
     "HyperparameterError": "hyperparameters",
     "backward": "hessian",
     "coverage": "layer_coverage",
+    "needs_closure": "closures",
     "observe": "diagnostics.observe",
     "separate_attention": "attention",
 }

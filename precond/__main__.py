@@ -16,7 +16,7 @@ LEGEND = (
     "gradients and one momentum buffer are not counted. Formulas with o and p are for one layer "
     "with N = examples x positions rows, p inputs (bias included) and o outputs. Formulas with D "
     "are for a model with D parameters. r is the rank, c is cov_interval, i is inv_interval, n is "
-    "basis_interval, and HVP is a Hessian-vector product. Deviations are differences between the "
+    "basis_interval, m is memory, and HVP is a Hessian-vector product. Deviations are differences between the "
     "defaults and the released code."
 )
 
@@ -38,7 +38,8 @@ REFUSALS = (
     "no optimizer has the options `maximize`, `foreach`, `fused` and `differentiable`; the "
     "optimizers that precondition layers refuse a model without Linear and Conv2d layers, and "
     "Shampoo refuses parameters without elements; a second step with the same gradients is an "
-    "error if the step needs new statistics or a new Hessian."
+    "error if the step needs new statistics or a new Hessian; K-BFGS refuses `step()` without a "
+    "closure, because it evaluates the model twice in each step."
 )
 
 

@@ -127,6 +127,24 @@ class Signals:
         return self.inputs, self.output_gradients
 
 
+@dataclass(frozen=True)
+class Means:
+    """The means over one evaluation of a batch, from all ranks, for `Algorithm.second_pass`.
+
+    Attributes:
+        inputs: `[L, d_in]`, the mean of the inputs over examples and positions.
+        outputs: `[L, d_out]`, the mean of the outputs over examples and positions.
+        output_gradients: `[L, d_out]`, the mean over the examples of the gradients of each example's
+            loss, summed over the positions.
+        seen: Mask `[L]` of the slots that were evaluated, and whose means are finite.
+    """
+
+    inputs: Tensor
+    outputs: Tensor
+    output_gradients: Tensor
+    seen: Tensor
+
+
 @dataclass(frozen=True, kw_only=True)
 class Card:
     """A summary of one optimizer, as texts. `__main__.LEGEND` explains the symbols in them.
@@ -158,6 +176,9 @@ class Algorithm(Hyperparameters, ABC, Generic[State]):
     NUMERICS: ClassVar[int]
     CARD: ClassVar[Card | None] = None  # the text that `python -m precond` prints
     NEEDS: ClassVar[Needs] = Needs.INPUTS  # the signals that `accumulate` receives
+    # True if each step evaluates its batch again at the new weights and calls `second_pass`. Then
+    # `step` needs a closure.
+    SECOND_PASS: ClassVar[bool] = False
     # The fields of the state that `refresh` writes, if a refresh is so expensive that the ranks
     # should split it; else empty.
     SHARED: ClassVar[tuple[str, ...]] = ()
@@ -261,3 +282,15 @@ class Algorithm(Hyperparameters, ABC, Generic[State]):
             overwrite: True if `gradients` may be changed, which saves memory traffic. A method
                 that needs a new tensor anyway can ignore it.
         """
+
+    def second_pass(self, state: State, before: Means, after: Means) -> None:
+        """Update the state after the second evaluation of a batch; only with `SECOND_PASS`.
+
+        The signals of the second evaluation are not passed to `accumulate`.
+
+        Args:
+            state: The bank's state.
+            before: The means of the first evaluation.
+            after: The means of the second evaluation, at the new weights.
+        """
+        raise NotImplementedError

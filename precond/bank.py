@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from precond.algorithm import Algorithm
+from precond.algorithm import Algorithm, Means
 from precond.diagnostics.monitor import Clock, Monitor, Tally
 from precond.forwards import Forwards
 from precond.layers import Layer
 from precond.parts import collectives, linalg
 from precond.parts.linalg import Outcome
 from precond.parts.stacks import forget, named_tensors, part_of
+from precond.passes import Pass
 from precond.recording import Recorder
 
 
@@ -61,6 +62,8 @@ class Bank(Recorder):
         self.forwards = Forwards(self, self.algorithm.NEEDS, self._wait, same_examples)
         self._repeated = set()
         self._complete = False  # all ranks know that every layer has statistics
+        self._pass = Pass(self.buffer) if self.algorithm.SECOND_PASS else None
+        self.in_second_pass = False
         # True for the slots of the layers with statistics.
         self._mask = torch.zeros(len(names), dtype=torch.bool, device=self.buffer.device)
         self.tally = Tally(torch.zeros_like(self._mask, dtype=torch.int64))
@@ -92,6 +95,26 @@ class Bank(Recorder):
     def unseen(self) -> list[Layer]:
         """Return the layers without statistics."""
         return [layer for layer in self.layers if layer.name not in self._filled]
+
+    @property
+    def backwards(self) -> set[int]:
+        """The numbers of the backwards of the running evaluation of a batch."""
+        return set() if self._pass is None else self._pass.backwards
+
+    def take_means(self) -> Means:
+        """Return the means of an evaluation of the model with its current weights."""
+        assert self._pass is not None
+        weights = torch.empty_like(self.buffer)
+        for layer in self.layers:
+            for name, view in layer.views(weights[self.slots[layer.name]]).items():
+                view.copy_(getattr(layer.module, name))
+        with linalg.exact_arithmetic(self.buffer.device):
+            return self._pass.take(weights)
+
+    def compare(self, before: Means) -> None:
+        """Pass the means of the first and of the second evaluation of a batch to the algorithm."""
+        with linalg.exact_arithmetic(self.buffer.device):
+            self.algorithm.second_pass(self.state, before, self.take_means())
 
     def _mark_filled(self, layer: Layer) -> None:
         """Note that a layer has statistics."""

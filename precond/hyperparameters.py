@@ -99,6 +99,13 @@ def fraction(default: float | None, symbol: str = "") -> Any:
     return _field(default, "a number in [0, 1)", _is_fraction, symbol, real=True)
 
 
+def positive_fraction(default: float, symbol: str = "") -> Any:
+    """Return a field for a number in (0, 1]."""
+    return _field(
+        default, "a number in (0, 1]", lambda v: _is_number(v) and 0 < v <= 1, symbol, real=True
+    )
+
+
 def probability(default: float) -> Any:
     """Return a field for a number in [0, 1]."""
     return between(default, 0, 1)

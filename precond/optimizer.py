@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +14,7 @@ from precond.algorithm import Algorithm, Needs
 from precond.assembly import Assembled
 from precond.banks import update
 from precond.capture import check_forwards
+from precond.closures import SecondPass, require_closure
 from precond.diagnostics import measures as diagnostics
 from precond.directions import Directions
 from precond.distributed import check_alike, describe, ranks_of
@@ -118,6 +120,11 @@ class Preconditioned(HandlesScale, Assembled):
             f"pass the weight of such a layer in params, or {USE_PLAIN}",
         )
 
+    @property
+    def needs_closure(self) -> bool:
+        """True if `step` evaluates the model a second time, so that it needs a closure."""
+        return self.algorithm.SECOND_PASS
+
     @classmethod
     def rule_named(cls, name: str) -> type[Rule]:
         """Return the class of an update rule.
@@ -151,7 +158,8 @@ class Preconditioned(HandlesScale, Assembled):
         """Update the statistics and factors when due, then the parameters.
 
         Args:
-            closure: Evaluates the model and returns the loss, as in `torch.optim`.
+            closure: Evaluates the model and returns the loss, as in `torch.optim`. Required if
+                `needs_closure` is True.
 
         Returns:
             The closure's loss, or None.
@@ -162,6 +170,10 @@ class Preconditioned(HandlesScale, Assembled):
                 "a closure cannot be used under GradScaler, because its loss is not scaled: "
                 "call step() without a closure"
             )
+        second = None
+        if self.needs_closure:
+            require_closure(type(self).__name__, closure, scale is not None)
+            second = SecondPass(self._model, self._banks, self._ranks)
         loss = self._evaluate(closure)
         self._follow_groups()
         for bank in self._banks:
@@ -173,6 +185,8 @@ class Preconditioned(HandlesScale, Assembled):
         monitors = diagnostics.due(self._banks, self.steps)
         skipped = None if scale is None else scale.skipped
         with active(self._ranks):
+            if second is not None:
+                second.end_first()
             update(self._banks, self.algorithm.refresh_due(self.steps), skipped)
             self._directions.compute(self.param_groups, self.algorithm.clip, scale)
         parameters = [p for group in self.param_groups for p in group["params"]]
@@ -188,6 +202,8 @@ class Preconditioned(HandlesScale, Assembled):
             monitor.after_update()
         self.steps += 1
         self._schedule_recording()
+        if second is not None:
+            second.run(partial(self._evaluate, closure))
         return loss
 
     def _remove_loss_scale(self, scale: LossScale) -> None:

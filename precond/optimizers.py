@@ -17,7 +17,19 @@ from inspect import Parameter
 from itertools import starmap
 from typing import Any, Literal, TypeVar, get_type_hints
 
-from precond.algorithms import ekfac, eva, foof, ggt, kfac, mfac, nysact, sketchysgd, skfac, steve
+from precond.algorithms import (
+    ekfac,
+    eva,
+    foof,
+    ggt,
+    kbfgs,
+    kfac,
+    mfac,
+    nysact,
+    sketchysgd,
+    skfac,
+    steve,
+)
 from precond.groups import require_model
 from precond.optimizer import Preconditioned
 from precond.rules import DEFAULT, RULES
@@ -38,17 +50,29 @@ Args:
 
 Example:
     >>> optimizer = precond.{name}(model, {example})
-    >>> {backward}
-    >>> optimizer.step()
+{step}
 """
 # The stub file has a signature for each rule.
 RULE = f"""    rule: The update rule: {", ".join(RULES)}. The arguments below are those of
         `{DEFAULT}`; "Update rules" in `docs/algorithms.md` lists those of the other rules.
 """
+STEP = """\
+    >>> {backward}
+    >>> optimizer.step()"""
+STEP_WITH_CLOSURE = """\
+    >>> def closure():
+    ...     optimizer.zero_grad()
+    ...     loss = loss_function(model(inputs), targets)
+    ...     loss.backward()
+    ...     return loss
+    >>> optimizer.step(closure)"""
 
 
 def explicit(
-    *kinds: type, example: str, backward: str = "loss_function(model(inputs), targets).backward()"
+    *kinds: type,
+    example: str,
+    backward: str = "loss_function(model(inputs), targets).backward()",
+    step: str = STEP,
 ) -> Callable[[Class], Class]:
     """Return a decorator that writes a class's signature and docstring.
 
@@ -56,6 +80,7 @@ def explicit(
         *kinds: Dataclasses of hyperparameters, whose fields become the arguments.
         example: The arguments in the docstring's example.
         backward: The backward call in the docstring's example.
+        step: The lines of a step in the docstring's example.
     """
     fields = [(field, kind) for kind in kinds for field in dataclasses.fields(kind)]
     descriptions = "\n".join(starmap(_description, fields))
@@ -74,9 +99,8 @@ def explicit(
         cls.__init__ = initialise
         texts = {"summary": cls.__doc__, "module": kinds[-1].__module__, "arguments": descriptions}
         texts["rule"] = RULE if any_rule else ""
-        cls.__doc__ = DOCSTRING.format(
-            name=cls.__name__, example=example, backward=backward, **texts
-        )
+        texts["step"] = step.format(backward=backward)
+        cls.__doc__ = DOCSTRING.format(name=cls.__name__, example=example, **texts)
         return cls
 
     return decorate
@@ -132,6 +156,16 @@ class KFAC(Preconditioned, algorithm=kfac.KFAC):
 @explicit(SGDRule, skfac.SKFAC, example="lr=0.1, damping=1.0")
 class SKFAC(Preconditioned, algorithm=skfac.SKFAC):
     """SGD preconditioned by the Kronecker-factored curvature of one batch (Tang et al. 2021)."""
+
+
+@explicit(SGDRule, kbfgs.KBFGS, example="lr=0.1, damping=0.3", step=STEP_WITH_CLOSURE)
+class KBFGS(Preconditioned, algorithm=kbfgs.KBFGS):
+    """SGD preconditioned by Kronecker-factored BFGS (Goldfarb et al. 2020)."""
+
+
+@explicit(SGDRule, kbfgs.KBFGSL, example="lr=0.1, memory=100", step=STEP_WITH_CLOSURE)
+class KBFGSL(Preconditioned, algorithm=kbfgs.KBFGSL):
+    """SGD preconditioned by Kronecker-factored L-BFGS (Goldfarb et al. 2020)."""
 
 
 @explicit(SGDRule, eva.Eva, example="lr=0.1")

@@ -25,9 +25,8 @@ class FOOF(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        rule: The update rule, which follows the preconditioner: sgd, adam, sign, orthogonal. The other
-            arguments of the rule are those of `sgd`; "Update rules" in `docs/algorithms.md`
-            lists those of the others.
+        rule: The update rule: sgd, adam, sign, orthogonal. The arguments below are those of
+            `sgd`; "Update rules" in `docs/algorithms.md` lists those of the other rules.
         lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. The released code of NysAct does
@@ -98,9 +97,8 @@ class NysAct(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        rule: The update rule, which follows the preconditioner: sgd, adam, sign, orthogonal. The other
-            arguments of the rule are those of `sgd`; "Update rules" in `docs/algorithms.md`
-            lists those of the others.
+        rule: The update rule: sgd, adam, sign, orthogonal. The arguments below are those of
+            `sgd`; "Update rules" in `docs/algorithms.md` lists those of the other rules.
         lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. The released code of NysAct does
@@ -188,9 +186,8 @@ class KFAC(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        rule: The update rule, which follows the preconditioner: sgd, adam, sign, orthogonal. The other
-            arguments of the rule are those of `sgd`; "Update rules" in `docs/algorithms.md`
-            lists those of the others.
+        rule: The update rule: sgd, adam, sign, orthogonal. The arguments below are those of
+            `sgd`; "Update rules" in `docs/algorithms.md` lists those of the other rules.
         lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. The released code of NysAct does
@@ -280,9 +277,8 @@ class SKFAC(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        rule: The update rule, which follows the preconditioner: sgd, adam, sign, orthogonal. The other
-            arguments of the rule are those of `sgd`; "Update rules" in `docs/algorithms.md`
-            lists those of the others.
+        rule: The update rule: sgd, adam, sign, orthogonal. The arguments below are those of
+            `sgd`; "Update rules" in `docs/algorithms.md` lists those of the other rules.
         lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. The released code of NysAct does
@@ -342,6 +338,139 @@ class SKFAC(Preconditioned):
     ) -> None: ...
 
 
+class KBFGS(Preconditioned):
+    """SGD preconditioned by Kronecker-factored BFGS (Goldfarb et al. 2020).
+
+    The equations are in `precond.algorithms.kbfgs`.
+
+    Args:
+        model: The model to train, plain or compiled.
+        params: Parameter groups as in `torch.optim`. Default: one group of all trainable
+            parameters.
+        rule: The update rule: sgd, adam, sign, orthogonal. The arguments below are those of
+            `sgd`; "Update rules" in `docs/algorithms.md` lists those of the other rules.
+        lr: Learning rate (eta; a finite number >= 0).
+        momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
+        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. The released code of NysAct does
+            not use it in the first step.
+        weight_decay: Coefficient of the weight decay, which is not preconditioned (a finite number
+            >= 0).
+        decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
+            the decay to the direction.
+        damping: Its square root is added to the eigenvalues of the inputs' covariance, and is the
+            smallest curvature of the pairs that update the factor of the outputs (rho; a number in
+            (0, 1]).
+        ema_decay: Weight of the old value in the averages of the covariance and of the pairs (beta;
+            a number in [0, 1)).
+
+    Example:
+        >>> optimizer = precond.KBFGS(model, lr=0.1, damping=0.3)
+        >>> def closure():
+        ...     optimizer.zero_grad()
+        ...     loss = loss_function(model(inputs), targets)
+        ...     loss.backward()
+        ...     return loss
+        >>> optimizer.step(closure)
+    """
+
+    @overload
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, rule: Literal["adam"],
+        lr: float | Tensor = 0.001, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-08,
+        weight_decay: float = 0.05, damping: float = 0.3, ema_decay: float = 0.9,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, rule: Literal["sign"],
+        lr: float | Tensor = 0.001, momentum: float = 0.9, weight_decay: float = 0.05,
+        damping: float = 0.3, ema_decay: float = 0.9,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None,
+        rule: Literal["orthogonal"], lr: float | Tensor = 0.02, momentum: float = 0.95,
+        nesterov: bool = True, weight_decay: float = 0.1, ns_steps: int = 5,
+        adjust_lr: Literal["original", "match_rms_adamw"] = "original", adam_lr: float = 0.0003,
+        adam_betas: tuple[float, float] = (0.9, 0.95), adam_eps: float = 1e-08,
+        damping: float = 0.3, ema_decay: float = 0.9,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None,
+        rule: Literal["sgd"] = "sgd", lr: float | Tensor = 0.1, momentum: float = 0.9,
+        nesterov: bool = False, weight_decay: float = 0.0005, decoupled: bool = False,
+        damping: float = 0.3, ema_decay: float = 0.9,
+    ) -> None: ...
+
+
+class KBFGSL(Preconditioned):
+    """SGD preconditioned by Kronecker-factored L-BFGS (Goldfarb et al. 2020).
+
+    The equations are in `precond.algorithms.kbfgs`.
+
+    Args:
+        model: The model to train, plain or compiled.
+        params: Parameter groups as in `torch.optim`. Default: one group of all trainable
+            parameters.
+        rule: The update rule: sgd, adam, sign, orthogonal. The arguments below are those of
+            `sgd`; "Update rules" in `docs/algorithms.md` lists those of the other rules.
+        lr: Learning rate (eta; a finite number >= 0).
+        momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
+        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. The released code of NysAct does
+            not use it in the first step.
+        weight_decay: Coefficient of the weight decay, which is not preconditioned (a finite number
+            >= 0).
+        decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
+            the decay to the direction.
+        damping: Its square root is added to the eigenvalues of the inputs' covariance, and is the
+            smallest curvature of the pairs that update the factor of the outputs (rho; a number in
+            (0, 1]).
+        ema_decay: Weight of the old value in the averages of the covariance and of the pairs (beta;
+            a number in [0, 1)).
+        memory: Number of pairs from which the factor of the outputs is computed (m; an integer >=
+            1).
+
+    Example:
+        >>> optimizer = precond.KBFGSL(model, lr=0.1, memory=100)
+        >>> def closure():
+        ...     optimizer.zero_grad()
+        ...     loss = loss_function(model(inputs), targets)
+        ...     loss.backward()
+        ...     return loss
+        >>> optimizer.step(closure)
+    """
+
+    @overload
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, rule: Literal["adam"],
+        lr: float | Tensor = 0.001, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-08,
+        weight_decay: float = 0.05, damping: float = 0.3, ema_decay: float = 0.9,
+        memory: int = 100,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, rule: Literal["sign"],
+        lr: float | Tensor = 0.001, momentum: float = 0.9, weight_decay: float = 0.05,
+        damping: float = 0.3, ema_decay: float = 0.9, memory: int = 100,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None,
+        rule: Literal["orthogonal"], lr: float | Tensor = 0.02, momentum: float = 0.95,
+        nesterov: bool = True, weight_decay: float = 0.1, ns_steps: int = 5,
+        adjust_lr: Literal["original", "match_rms_adamw"] = "original", adam_lr: float = 0.0003,
+        adam_betas: tuple[float, float] = (0.9, 0.95), adam_eps: float = 1e-08,
+        damping: float = 0.3, ema_decay: float = 0.9, memory: int = 100,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None,
+        rule: Literal["sgd"] = "sgd", lr: float | Tensor = 0.1, momentum: float = 0.9,
+        nesterov: bool = False, weight_decay: float = 0.0005, decoupled: bool = False,
+        damping: float = 0.3, ema_decay: float = 0.9, memory: int = 100,
+    ) -> None: ...
+
+
 class Eva(Preconditioned):
     """SGD preconditioned by rank-one curvature (Zhang et al. 2023).
 
@@ -351,9 +480,8 @@ class Eva(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        rule: The update rule, which follows the preconditioner: sgd, adam, sign, orthogonal. The other
-            arguments of the rule are those of `sgd`; "Update rules" in `docs/algorithms.md`
-            lists those of the others.
+        rule: The update rule: sgd, adam, sign, orthogonal. The arguments below are those of
+            `sgd`; "Update rules" in `docs/algorithms.md` lists those of the other rules.
         lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. The released code of NysAct does
@@ -430,9 +558,8 @@ class EKFAC(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        rule: The update rule, which follows the preconditioner: sgd, adam, sign, orthogonal. The other
-            arguments of the rule are those of `sgd`; "Update rules" in `docs/algorithms.md`
-            lists those of the others.
+        rule: The update rule: sgd, adam, sign, orthogonal. The arguments below are those of
+            `sgd`; "Update rules" in `docs/algorithms.md` lists those of the other rules.
         lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. The released code of NysAct does

@@ -16,6 +16,7 @@ from precond.layers import Layer
 from precond.parts import linalg
 from precond.parts.stacks import discard, rescale_outputs
 from precond.parts.statistics import Additions, deferring
+from precond.passes import Pass
 
 
 class Switch:
@@ -40,6 +41,9 @@ class Recorder:
     buffer: Tensor
     forwards: Forwards
     _repeated: set[str]  # layers whose forward ran inside a backward in this step
+    # The running evaluation of a batch, for algorithms that evaluate each batch twice.
+    _pass: Pass | None
+    in_second_pass: bool
 
     def __init__(self, algorithm: Algorithm[Any], layers: list[Layer]):
         self.algorithm = algorithm.for_shape(layers[0].shape)
@@ -108,7 +112,12 @@ class Recorder:
         with linalg.exact_arithmetic(self.buffer.device), deferring(additions):
             rows = None if x is None else layer.rows(x, self.dtype)
             g = None if gradient is None else layer.output_gradients(gradient, self.dtype, examples)
-            self.algorithm.accumulate(self.state, slots, Signals(rows, g, backward))
+            signals = Signals(rows, g, backward)
+            if self._pass is not None:
+                self._pass.add(slots, signals)
+            if self.in_second_pass:
+                return
+            self.algorithm.accumulate(self.state, slots, signals)
             if self.monitor is not None and rows is not None:
                 self.monitor.record(slots, rows)
 
@@ -132,9 +141,14 @@ class Recorder:
     def discard(self, layers: Iterable[Layer]) -> None:
         """Discard what was added for some layers since the last step."""
         for layer in layers:
-            discard(self.state, self.slots[layer.name])
+            slots = self.slots[layer.name]
+            if self._pass is not None:
+                self._pass.discard(slots)
+            if self.in_second_pass:
+                continue
+            discard(self.state, slots)
             if self.monitor is not None:
-                self.monitor.discard(self.slots[layer.name])
+                self.monitor.discard(slots)
 
     def unscaled(self, gradient: Tensor) -> Tensor:
         """Return an output gradient divided by `grad_output_scale`."""

@@ -30,7 +30,20 @@ from precond.hyperparameters import (
 )
 from precond.layers import find_layers
 from precond.optimizer import Preconditioned
-from precond.optimizers import EKFAC, FOOF, GGT, KFAC, MFAC, SKFAC, STEVE, Eva, NysAct, SketchySGD
+from precond.optimizers import (
+    EKFAC,
+    FOOF,
+    GGT,
+    KBFGS,
+    KBFGSL,
+    KFAC,
+    MFAC,
+    SKFAC,
+    STEVE,
+    Eva,
+    NysAct,
+    SketchySGD,
+)
 from precond.rules import DEFAULT, RULES
 
 SEPARATOR = "+"  # between the names of an optimizer and of its update rule
@@ -121,6 +134,8 @@ REGISTRY: dict[str, Entry] = {
     "foof": _preconditioned(FOOF),
     "kfac": _preconditioned(KFAC),
     "skfac": _preconditioned(SKFAC),
+    "kbfgs": _preconditioned(KBFGS),
+    "kbfgs-l": _preconditioned(KBFGSL),
     "eva": _preconditioned(Eva),
     "ekfac": _preconditioned(EKFAC),
     "steve": _preconditioned(STEVE),

@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.lr_scheduler import LambdaLR
 
 import precond
+from precond import closures
 from precond.hessian import TakesLoss
 from trainables.config import TrialConfig, stream_seed
 from trainables.data.base import Data, Loading, default_data_dir
@@ -123,7 +124,6 @@ class Trainer:
         self.model.train()
         order = stream_seed(self.config.seed, "order", epoch)
         mixing = stream_seed(self.config.seed, "mixing", epoch)
-        smoothing = self._settings["label_smoothing"]
         losses: list[Tensor] = []
         sums = self._no_sums()
         for step, batch in enumerate(self.data.train_batches(self.config.batch_size, order)):
@@ -131,21 +131,37 @@ class Trainer:
             inputs = self._laid_out(inputs)
             targets = self._task.targets(inputs, targets)
             phases.mark("data")
+            loss, measures = self._train_step(inputs, targets, phases)
+            losses.append(loss)
+            sums += measures
+        values = (self.team.total(torch.stack(losses)) / self.team.size).tolist()
+        units, *totals = self.team.total(sums).tolist()
+        return values, self._metrics(sum(values) / len(values), units, totals)
+
+    def _train_step(self, inputs: Any, targets: Any, phases: Phases) -> tuple[Tensor, Tensor]:
+        """Take a step, and return the loss of its batch and the sums of the task's measures.
+
+        The optimizer may evaluate the batch again at other weights. These evaluations belong to the
+        phase of the step, and are not part of the results.
+        """
+        results: list[tuple[Tensor, Tensor]] = []
+
+        def evaluate() -> Tensor:
             self.optimizer.zero_grad()
             with self._context():
                 outputs = self._train_forward(inputs)
-                loss = self._task.loss(outputs, targets, smoothing)
+                loss = self._task.loss(outputs, targets, self._settings["label_smoothing"])
             loss = loss if self._weight == 1 else loss * self._weight
             precond.backward(loss, self.optimizer)
-            losses.append(loss.detach())
-            sums += self._sums(outputs, targets)
-            phases.mark("forward_backward")
-            self.optimizer.step()
-            self.scheduler.step()
-            phases.mark("step")
-        values = (self.team.total(torch.stack(losses)) / self.team.size).tolist()
-        units, *measures = self.team.total(sums).tolist()
-        return values, self._metrics(sum(values) / len(values), units, measures)
+            if not results:
+                results.append((loss.detach(), self._sums(outputs, targets)))
+                phases.mark("forward_backward")
+            return loss.detach()
+
+        closures.step(self.optimizer, evaluate)
+        self.scheduler.step()
+        phases.mark("step")
+        return results[0]
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:

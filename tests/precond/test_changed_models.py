@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from torch.nn.utils import prune
 import precond
 from precond.optimizer import Preconditioned
 from precond.registry import REGISTRY
+from tests import closures
 
 NAMES = [
     name
@@ -50,10 +53,16 @@ def backward(model: nn.Module, number: int) -> None:
     F.cross_entropy(model(x.to(next(model.parameters()).dtype)), y).backward()
 
 
+def accumulate(model: nn.Module, numbers: Iterable[int]) -> None:
+    for number in numbers:
+        backward(model, number)
+
+
 def train(model: nn.Module, optimizer: Any, numbers: range) -> None:
     for number in numbers:
         optimizer.zero_grad()
         backward(model, number)
+        closures.repeat(optimizer, partial(backward, model, number))
         optimizer.step()
 
 
@@ -88,6 +97,8 @@ def test_pruning_during_training_equals_a_mask(name):
             optimizer.zero_grad()
             backward(model, 2 * step)
             backward(model, 2 * step + 1)
+            numbers = 2 * step, 2 * step + 1
+            closures.repeat(optimizer, partial(accumulate, model, numbers))
             if not pruned:
                 layer.weight.grad *= mask
             optimizer.step()
@@ -124,7 +135,7 @@ def test_a_gradient_removed_before_the_step_leaves_no_trace(name):
             optimizer.zero_grad()
             x, y = batch(number)
             removed = number == 4
-            F.cross_entropy(model(factor * x if removed else x), y).backward()
+            closures.classify(optimizer, model, factor * x if removed else x, y)
             for parameter in model.parameters() if removed else ():
                 parameter.grad = None
             optimizer.step()
@@ -144,6 +155,7 @@ def test_a_frozen_layer_equals_a_layer_without_gradients(name):
                 model[2].requires_grad_(not frozen)
             optimizer.zero_grad()
             backward(model, number)
+            closures.repeat(optimizer, partial(backward, model, number))
             for parameter in model[2].parameters() if frozen and not freeze else ():
                 parameter.grad = None
             optimizer.step()
@@ -198,7 +210,8 @@ def test_a_forward_without_examples_leaves_no_trace(name, compiled):
             x, y = batch(number)
             size = 0 if number in (0, 4) else 4  # these steps are refreshes
             optimizer.zero_grad()
-            F.cross_entropy(forward(x, size, call), y).backward()
+            routed = partial(forward, size=size, call=call)
+            closures.classify(optimizer, routed, x, y)
             if call and not size and not has_momentum:  # Adam's moments change if a gradient is 0
                 for parameter in model.second.parameters():
                     parameter.grad = None
@@ -277,6 +290,7 @@ def test_replaced_weights_are_an_error(name):
     optimizer = build(name, model)
     model.load_state_dict(copy.deepcopy(model.state_dict()), assign=True)
     backward(model, 0)
+    closures.repeat(optimizer, partial(backward, model, 0))
     with pytest.raises(RuntimeError, match="0, 2, 4: the weights were replaced"):
         optimizer.step()
 

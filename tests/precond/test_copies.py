@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import precond
 from precond.optimizer import Preconditioned
 from precond.registry import REGISTRY
+from tests import closures
 from tests.composed import COMPOSED
 
 NAMES = [
@@ -59,7 +59,7 @@ def backward(model: nn.Module, optimizer: Any, number: int) -> None:
     generator = torch.Generator().manual_seed(number)
     x = torch.randn(12, 1, 4, 4, generator=generator)
     optimizer.zero_grad()
-    precond.backward(F.cross_entropy(model(x), torch.arange(12) % 3), optimizer)
+    closures.classify(optimizer, model, x, torch.arange(12) % 3)
 
 
 def train(model: nn.Module, optimizer: Any, numbers: range) -> None:

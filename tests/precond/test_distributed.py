@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -30,6 +31,7 @@ from precond.parts import collectives, linalg
 from precond.parts.collectives import Ranks
 from precond.parts.statistics import MovingAverage
 from precond.registry import REGISTRY
+from tests import closures
 from tests.composed import COMPOSED
 from tests.states import by_name
 
@@ -132,6 +134,8 @@ PLAIN = [
     Case("kfac", {"sharing": "reduce", "g_scale": "official"}),
     Case("skfac"),
     Case("skfac", {"g_scale": "official"}, build_first=True),
+    Case("kbfgs"),
+    Case("kbfgs-l", {"memory": 5}, build_first=True),
     Case("eva"),
     Case("eva", {"g_scale": "official"}, build_first=True),
     Case("ekfac", {"second_moment": "per_example"}),
@@ -218,7 +222,12 @@ def train_together(
             results["midway"] = copy_states(model, optimizer)
         optimizer.zero_grad()
         x, y = (tensor.split(case.sizes)[rank] for tensor in batch(step))
-        accumulate_gradients(optimizer, wrapped, (x, y), case.parts, factor, sometimes=sometimes)
+        evaluate = partial(
+            *(accumulate_gradients, optimizer, wrapped, (x, y), case.parts, factor),
+            sometimes=sometimes,
+        )
+        evaluate()
+        closures.repeat(optimizer, evaluate)
         optimizer.step()
     results["end"] = copy_states(model, optimizer)
     results["table"] = dict(optimizer.diagnostics()) if monitor else {}
@@ -241,17 +250,24 @@ def train_alone(
         optimizer.monitor()
     for step in range(0 if start is None else MIDWAY, case.steps):
         optimizer.zero_grad()
-        sizes = case.sizes if case.skip_layer else (BATCH,)
-        parts = zip(*(tensor.split(sizes) for tensor in batch(step)), strict=True)
-        for number, part in enumerate(parts):
-            accumulate_gradients(
-                optimizer, model, part, 1, sizes[number] / BATCH, sometimes=number == 0
-            )
+        evaluate = partial(accumulate_shares, case, optimizer, model, step)
+        evaluate()
+        closures.repeat(optimizer, evaluate)
         optimizer.step()
     return {
         **copy_states(model, optimizer),
         "table": dict(optimizer.diagnostics()) if monitor else {},
     }
+
+
+def accumulate_shares(case: Case, optimizer: Any, model: nn.Module, step: int) -> None:
+    """Run a backward for the whole batch, or for the share of each rank if one skips a layer."""
+    sizes = case.sizes if case.skip_layer else (BATCH,)
+    parts = zip(*(tensor.split(sizes) for tensor in batch(step)), strict=True)
+    for number, part in enumerate(parts):
+        accumulate_gradients(
+            optimizer, model, part, 1, sizes[number] / BATCH, sometimes=number == 0
+        )
 
 
 def copy_states(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

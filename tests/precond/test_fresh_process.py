@@ -8,11 +8,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 import precond
 from precond.registry import REGISTRY
+from tests import closures
 
 NAMES = [
     name for name, entry in REGISTRY.items() if entry.package is None or find_spec(entry.package)
@@ -36,7 +36,7 @@ def train(name: str, saved: dict | None, count: int) -> tuple[dict, dict]:
         batch = torch.Generator().manual_seed(number + (BEFORE if saved else 0))
         x, y = torch.randn(8, 1, 6, 6, generator=batch), torch.randint(12, (8,), generator=batch)
         optimizer.zero_grad()
-        precond.backward(F.cross_entropy(model(x), y), optimizer)
+        closures.classify(optimizer, model, x, y)
         optimizer.step()
     return model.state_dict(), optimizer.state_dict()
 

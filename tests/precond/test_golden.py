@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 import precond
 from precond.hyperparameters import choice
 from precond.registry import REGISTRY, lookup
+from tests import closures
 from tests.composed import COMPOSED
 
 # Optimizers of other packages are not tested: pyproject.toml fixes their versions.
@@ -83,7 +83,7 @@ def distances(name: str, options: dict[str, Any]) -> list[float]:
         x = torch.randn(BATCH, 2, 6, 6, generator=generator, dtype=torch.float64)
         y = torch.randint(3, (BATCH,), generator=generator)
         optimizer.zero_grad()
-        precond.backward(F.cross_entropy(model(x), y), optimizer)
+        closures.classify(optimizer, model, x, y)
         optimizer.step()
     pairs = zip(model.parameters(), start.parameters(), strict=True)
     return [float(f"{(p - q).norm().item():.12g}") for p, q in pairs]

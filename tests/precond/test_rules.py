@@ -279,7 +279,7 @@ def test_a_composed_name_and_the_argument_give_the_same_optimizer():
 def test_each_preconditioner_can_be_followed_by_each_rule():
     """The names of the hyperparameters of a rule and an algorithm never coincide."""
     names = composed_names()
-    assert len(names) == len(composable()) * (len(RULES) - 1) == 21
+    assert len(names) == len(composable()) * (len(RULES) - 1) == 27
     for name in names:
         fields = [f.name for kind in lookup(name).kinds for f in dataclasses.fields(kind)]
         assert len(fields) == len(set(fields)), name

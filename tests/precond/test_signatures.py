@@ -35,7 +35,10 @@ ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "precond" / "optimizers.pyi"
 REGENERATE = "python tests/precond/test_signatures.py"
 WIDTH = 98
-PUBLIC = ["FOOF", "NysAct", "KFAC", "SKFAC", "Eva", "EKFAC", "STEVE", "SketchySGD", "GGT", "MFAC"]
+PUBLIC = [
+    *("FOOF", "NysAct", "KFAC", "SKFAC", "KBFGS", "KBFGSL", "Eva", "EKFAC", "STEVE", "SketchySGD"),
+    *("GGT", "MFAC"),
+]
 HEADER = f'''"""The public optimizers, with the arguments of their update rule and algorithm.
 
 Do not edit: `{REGENERATE}` generates this file from

@@ -11,6 +11,7 @@ import copy
 import gc
 import pickle
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import precond
+from precond import closures
 from precond.registry import REGISTRY
 
 OURS = [
@@ -80,10 +82,13 @@ def build(name: str, model: nn.Module) -> Any:
 
 def train(model: nn.Module, optimizer: Any, numbers: range) -> None:
     for number in numbers:
-        x = torch.randn(9, 6, generator=torch.Generator().manual_seed(number))
-        optimizer.zero_grad()
-        precond.backward(F.cross_entropy(model(x), torch.arange(9) % 3), optimizer)
-        optimizer.step()
+        closures.step(optimizer, partial(evaluate, model, optimizer, number))
+
+
+def evaluate(model: nn.Module, optimizer: Any, number: int) -> None:
+    x = torch.randn(9, 6, generator=torch.Generator().manual_seed(number))
+    optimizer.zero_grad()
+    precond.backward(F.cross_entropy(model(x), torch.arange(9) % 3), optimizer)
 
 
 def weights(model: nn.Module) -> Tensor:

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
 import precond
+from precond import closures
 from precond.optimizer import Preconditioned
 from trainables.data.base import Batch
 from trainables.tasks import CLASSIFICATION, Task
@@ -70,9 +71,12 @@ class Contestant:
 
     def train(self, inputs: Any, targets: Any) -> None:
         """Take one step, as the training loop does."""
-        self.optimizer.zero_grad()
-        precond.backward(self.task.loss(self.model(inputs), targets), self.optimizer)
-        self.optimizer.step()
+
+        def evaluate() -> None:
+            self.optimizer.zero_grad()
+            precond.backward(self.task.loss(self.model(inputs), targets), self.optimizer)
+
+        closures.step(self.optimizer, evaluate)
 
     def seconds(self, kind: Kind, batch: Batch, repeat: int, clock: Clock) -> float:
         """Return the mean seconds of a step of a kind.

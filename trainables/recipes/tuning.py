@@ -35,6 +35,7 @@ Space = Mapping[str, tuple[float, float]]
 # docs/digits.md, and in a pilot with seed 100 on an autoencoder with torch's default initialisation,
 # are inside the spaces.
 _INPUTS = {"lr": (1e-3, 1.0), "damping": (0.03, 10.0)}
+_QUASI_NEWTON = {"lr": (1e-3, 1.0), "damping": (1e-3, 1.0)}
 SPACES: Mapping[str, Space] = {
     "sgd": {"lr": (1e-3, 1.0)},
     "adam": {"lr": (1e-4, 0.1)},
@@ -46,6 +47,8 @@ SPACES: Mapping[str, Space] = {
     "nysact-s+orthogonal": {"lr": (1e-3, 0.3), "damping": (0.03, 10.0)},
     "kfac": {"lr": (0.01, 10.0), "damping": (1e-3, 10.0)},
     "skfac": {"lr": (0.01, 10.0), "damping": (1e-3, 10.0)},
+    "kbfgs": _QUASI_NEWTON,
+    "kbfgs-l": _QUASI_NEWTON,
     "ekfac": {"lr": (3e-4, 1.0), "damping": (0.01, 10.0)},
     "steve": {"lr": (1e-4, 0.1)},
     "sketchysgd": {"lr": (1e-3, 1.0), "damping": (0.1, 100.0)},

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
 import precond
+from precond import closures
 from precond.counts import counted
 from studies.harness.command.limited import OverLimitError, limited
 from studies.harness.command.options import Options
@@ -236,13 +237,18 @@ def _batch_size(config: TrialConfig, rate: float, seconds: float) -> int:
 def _step(
     task: Task, model: nn.Module, optimizer: Optimizer, inputs: Any, targets: Any
 ) -> tuple[float, float]:
-    """Train a step; return the seconds of the two passes and those of the optimizer's update."""
+    """Train a step; return the seconds of its passes and those of the optimizer's update."""
+    passes: list[float] = []
+
+    def evaluate() -> None:
+        before = time.perf_counter()
+        optimizer.zero_grad()
+        precond.backward(task.loss(model(inputs), targets), optimizer)
+        passes.append(time.perf_counter() - before)
+
     start = time.perf_counter()
-    optimizer.zero_grad()
-    precond.backward(task.loss(model(inputs), targets), optimizer)
-    middle = time.perf_counter()
-    optimizer.step()
-    return middle - start, time.perf_counter() - middle
+    closures.step(optimizer, evaluate)
+    return sum(passes), time.perf_counter() - start - sum(passes)
 
 
 def _slots(options: Options, trials: int) -> int:

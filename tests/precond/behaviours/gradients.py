@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import precond
+from tests import closures
 from tests.precond.behaviours.subject import (
     Subject,
     assert_descends,
@@ -37,7 +38,7 @@ def zeroed_gradients_give_the_same_steps_as_removed_ones(subject: Subject) -> No
     model, optimizer = subject.pair()
     for number in range(6):
         optimizer.zero_grad(set_to_none=False)
-        precond.backward(loss_of(model, number), optimizer)
+        closures.backward(optimizer, loss_of, model, number)
         optimizer.step()
     assert_equal(weights(model), subject.trained_weights())
 
@@ -47,7 +48,7 @@ def the_model_can_clear_the_gradients(subject: Subject) -> None:
     model, optimizer = subject.pair()
     for number in range(6):
         model.zero_grad()
-        precond.backward(loss_of(model, number), optimizer)
+        closures.backward(optimizer, loss_of, model, number)
         optimizer.step()
     assert_equal(weights(model), subject.trained_weights())
 
@@ -56,10 +57,15 @@ def the_model_can_clear_the_gradients(subject: Subject) -> None:
 def the_loss_falls_with_accumulated_gradients(subject: Subject) -> None:
     model, optimizer = subject.pair()
     before = loss_of(model).item()
-    for _ in range(10):
-        optimizer.zero_grad()
+
+    def evaluate() -> None:
         for number in (0, 1):
             precond.backward(loss_of(model, number) / 2, optimizer)
+
+    for _ in range(10):
+        optimizer.zero_grad()
+        evaluate()
+        closures.repeat(optimizer, evaluate)
         optimizer.step()
     assert loss_of(model).item() < before
 
@@ -104,7 +110,7 @@ def a_discarded_batch_changes_nothing(subject: Subject) -> None:
         model, optimizer = subject.pair()
         clear = model.zero_grad if clear_in_model else optimizer.zero_grad
         for number in range(6):
-            precond.backward(loss_of(model, number), optimizer)
+            closures.backward(optimizer, loss_of, model, number)
             optimizer.step()
             clear()
             precond.backward(loss_of(model, 9), optimizer)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import precond
+from tests import closures
 from tests.precond.behaviours.subject import (
     Net,
     Subject,
@@ -121,17 +122,19 @@ def parameters_without_elements_are_allowed(subject: Subject) -> None:
 @behaviour
 def the_loss_falls_under_autocast(subject: Subject) -> None:
     model, optimizer = subject.pair(torch.float32)
-    losses = []
-    for _ in range(10):
-        optimizer.zero_grad()
+
+    def loss() -> Tensor:
         x, y = batch(0, torch.float32)
         with torch.autocast(x.device.type, torch.bfloat16):
             outputs = model(x)
         assert outputs.dtype == torch.bfloat16
-        loss = F.cross_entropy(outputs.float(), y)
-        precond.backward(loss, optimizer)
+        return F.cross_entropy(outputs.float(), y)
+
+    losses = []
+    for _ in range(10):
+        optimizer.zero_grad()
+        losses.append(closures.backward(optimizer, loss).item())
         optimizer.step()
-        losses.append(loss.item())
     assert min(losses[-3:]) < losses[0]
 
 

@@ -20,6 +20,7 @@ USE_OUTPUT_GRADIENTS = ("kfac", "skfac", "eva", "ekfac", "steve", "kfac+orthogon
 PEERS = ("shampoo", "soap", "adahessian")
 HESSIAN = ("sketchysgd", "adahessian")
 WINDOW = ("ggt", "mfac")
+CLOSURE = ("kbfgs", "kbfgs-l")
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,13 @@ LIST = [
         at_construction=False,
     ),
     Refusal(
-        HESSIAN,
+        CLOSURE,
+        ("a_step_without_a_closure_returns_none",),
+        r"\w+ evaluates the model twice in each step: call optimizer.step\(closure\)",
+        at_construction=False,
+    ),
+    Refusal(
+        (*HESSIAN, *CLOSURE),
         (
             "a_scaler_does_not_change_the_training",
             "a_scaler_skips_a_step_with_an_infinite_gradient",
@@ -131,5 +138,6 @@ WORDS_FOR = {
     "a_differentiable_step_has_a_gradient": "`differentiable`",
     "parameters_without_layers_are_trained": "refuse a model without Linear and Conv2d layers",
     "parameters_without_elements_are_allowed": "Shampoo refuses parameters without elements",
+    "a_step_without_a_closure_returns_none": "`step()` without a closure",
     "gradients_can_be_used_twice": "a second step with the same gradients is an error",
 }

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 import precond
 from precond.registry import REGISTRY
+from tests import closures
 from tests.composed import COMPOSED
 
 # Short intervals, so that a few steps include all kinds of steps, and learning rates with which the
@@ -151,9 +152,7 @@ def loss_of(model: nn.Module, number: int = 0) -> Tensor:
 def backward(model: nn.Module, optimizer: Optimizer, number: int = 0) -> Tensor:
     """Set the gradients of a batch, and return the loss."""
     optimizer.zero_grad()
-    loss = loss_of(model, number)
-    precond.backward(loss, optimizer)
-    return loss.detach()
+    return closures.backward(optimizer, loss_of, model, number).detach()
 
 
 def train(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import precond
+from tests import closures
 from tests.precond.behaviours.subject import (
     Subject,
     assert_descends,
@@ -69,7 +70,7 @@ def a_closure_gives_the_same_steps(subject: Subject) -> None:
 @behaviour
 def a_step_without_a_closure_returns_none(subject: Subject) -> None:
     model, optimizer = subject.pair()
-    backward(model, optimizer)
+    precond.backward(loss_of(model), optimizer)
     assert optimizer.step() is None
 
 
@@ -119,6 +120,7 @@ def a_step_without_gradients_changes_nothing(subject: Subject) -> None:
     for steps in (0, 3):
         train(model, optimizer, steps)
         optimizer.zero_grad()
+        closures.repeat(optimizer, lambda: None)
         before = weights(model)
         optimizer.step()
         assert not changed(model, before)
@@ -143,7 +145,7 @@ def zero_gradients_without_weight_decay_change_nothing(subject: Subject) -> None
         optimizer = subject.build(model, weight_decay=0.0)
         before = weights(model)
         for _ in range(3):
-            precond.backward(factor * loss_of(model), optimizer)
+            closures.backward(optimizer, lambda f: f * loss_of(model), factor)
             for p in model.parameters():
                 p.grad.zero_()
             optimizer.step()

@@ -44,7 +44,8 @@ OPTIMIZERS: dict[str, Style] = {
     "kfac": (VERMILION, "--"), "ekfac": (VERMILION, "-"), "eva": (PURPLE, ":"), "steve": (GREEN, "-"),
     "adam": (ORANGE, "--"), "adamw": (ORANGE, "-"), "soap": (PURPLE, "-"), "shampoo": (GRAY, "-"),
     "sketchysgd": (GRAY, "--"), "adahessian": ("black", SPARSE), "skfac": (ORANGE, "-."),
-    "ggt": (SKY, "-."), "mfac": (BLUE, "--"), "nysact-s+orthogonal": (BLUE, ":"),
+    "ggt": (SKY, "-."), "mfac": (BLUE, "--"), "kbfgs": (PURPLE, "--"), "kbfgs-l": (PURPLE, "-."),
+    "nysact-s+orthogonal": (BLUE, ":"),
 }  # fmt: skip
 # The styles of other optimizers, and of the second and later arms of an optimizer.
 SPARE: tuple[Style, ...] = tuple(
@@ -60,7 +61,7 @@ NAMES = {
     "sgd": "SGD", "foof": "FOOF", "kfac": "KFAC", "ekfac": "EKFAC", "steve": "STEVE", "soap": "SOAP",
     "nysact-s": "NysAct-S", "nysact-g": "NysAct-G", "adam": "Adam", "adamw": "AdamW", "eva": "Eva",
     "sketchysgd": "SketchySGD", "shampoo": "Shampoo", "adahessian": "AdaHessian",
-    "skfac": "SKFAC", "ggt": "GGT", "mfac": "M-FAC",
+    "skfac": "SKFAC", "ggt": "GGT", "mfac": "M-FAC", "kbfgs": "K-BFGS", "kbfgs-l": "K-BFGS(L)",
 }  # fmt: skip
 
 
