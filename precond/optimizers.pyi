@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from precond.algorithms import ggt, mfac, sketchysgd
 from precond.optimizer import Preconditioned
+from precond.optimizers import _parameter
 
 # fmt: off
 

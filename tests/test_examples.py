@@ -14,6 +14,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from precond.rules import RULES
 from studies import ablation_rank
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -31,6 +32,12 @@ def run(name: str, *arguments: str | Path) -> str:
     process = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr
     return process.stdout
+
+
+def test_nysact_trains_with_each_update_rule():
+    accuracies = load("update_rules")["main"]()
+    assert list(accuracies) == list(RULES)
+    assert all(accuracy > 0.85 for accuracy in accuracies.values())
 
 
 def test_nysact_trains_in_a_plain_loop(capsys):

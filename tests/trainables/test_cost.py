@@ -13,7 +13,9 @@ import pytest
 import torch
 
 import precond
+from precond.parts.stacks import named_tensors
 from trainables.cost import __main__ as cost
+from trainables.cost import steps
 from trainables.cost.benchmark import state_bytes
 from trainables.cost.contestants import PLAIN, REFRESH, STATISTICS, Kind, build
 from trainables.cost.files import configuration, file_name, result_name, seconds_per_epoch
@@ -210,3 +212,44 @@ def test_a_hyperparameter_of_no_optimizer_is_refused():
     [line] = cost.errors([*arguments, "--set", "dampign=0.1"])
     assert line.startswith("--set dampign: no hyperparameter of these optimizers.")
     assert 'Did you mean "damping"' in line
+
+
+def test_steps_are_timed_in_turns_for_composed_names_too(capsys):
+    names = "adamw,nysact-s,nysact-s+orthogonal"
+    command = ["digits/cnn", f"--optimizers={names}", "--blocks=6", "--threads=1"]
+    assert steps.main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["sgd", *names.split(",")]
+    assert "1.00 [1.00, 1.00] x sgd" in lines[0]
+
+
+def test_a_step_that_is_timed_is_plain():
+    """The factors exist, nothing is recorded, and the gradients are random."""
+    contestant, _ = steps.contestant("nysact-s", "digits/cnn", torch.device("cpu"))
+    contestant.place(contestant.kinds[0].place)
+    assert contestant.kinds[0].name == PLAIN
+    optimizer = contestant.optimizer
+    assert not any(bank.recording for bank in optimizer._banks)
+    before = {name: tensor.clone() for name, tensor in leaves(optimizer)}
+    optimizer.step()
+    assert all(torch.equal(before[name], tensor) for name, tensor in leaves(optimizer))
+
+
+def leaves(optimizer) -> list[tuple[str, torch.Tensor]]:
+    """Return the tensors of the preconditioners."""
+    return [pair for bank in optimizer._banks for pair in named_tensors(bank.state)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--optimizers=nysact-s+sgin"], 'unknown rule "sgin". Did you mean "sign"?'),
+        (["--blocks=5"], "--blocks 5: must be an integer >= 6"),
+        (["--threads=0"], "--threads 0: must be an integer >= 1"),
+        (["digits/cn"], "digits/cn"),
+    ],
+)
+def test_an_invalid_command_for_steps_is_a_one_line_error(arguments, message, capsys):
+    assert steps.main(arguments) == 2
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.count("\n") == 1 and message in output.err

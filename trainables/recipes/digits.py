@@ -3,9 +3,9 @@
 The values of `digits/cnn` were tuned for this project on seeds that no study uses; docs/digits.md
 records the measurements. `digits/mlp` has the same values. The as-released variants have the
 conventions of the released code and the corresponding damping. Their other values are those of the
-corrected variants. `digits/autoencoder` has no as-released variants. The values of SKFAC, GGT and
-M-FAC on `digits/cnn` and `digits/mlp` are provisional: they are the best of a few short trials with
-one seed.
+corrected variants. `digits/autoencoder` has no as-released variants. On `digits/cnn` and
+`digits/mlp`, the values of optimizers that are not in `TUNED` are provisional: the best of a few
+short trials with one seed.
 """
 
 from collections.abc import Mapping
@@ -64,6 +64,7 @@ DIGITS_CNN = Recipe(
         "skfac": {"lr": 0.3, "damping": 1.0},
         "ggt": {"lr": 0.03},
         "mfac": {"lr": 0.01, "damping": 1e-3, "window": 128},
+        "nysact-s+orthogonal": {"lr": 0.1, "damping": 0.1},
     },
     as_released={**nysact.AS_RELEASED, **steve.AS_RELEASED},
     tuned=TUNED,
@@ -97,6 +98,7 @@ DIGITS_AUTOENCODER = Recipe(
         "skfac": {"lr": 0.019, "damping": 0.13},
         "ggt": {"lr": 0.039},
         "mfac": {"lr": 0.034, "damping": 0.00075, "window": 128},
+        "nysact-s+orthogonal": {"lr": 0.03, "damping": 0.3},
     },
     parameters=Parameters(exact=38_416),
     numerics=2,  # the code layer is linear, and the initial weights are torch's default
