@@ -3,8 +3,8 @@
 >>> optimizer = precond.NysAct(model, lr=0.1, rank=10)
 
 Each optimizer is a `torch.optim.Optimizer` that is built from the model. The package requires only
-torch. The optimizers in `peers.py` also require pytorch-optimizer, which is imported when the first
-of them is built. Start reading in `algorithm.py`.
+torch. Most of the optimizers in `peers/` also require pytorch-optimizer, which is imported when the
+first of them is built. Start reading in `algorithm.py`.
 
 Imports go in one direction (`->` means "imports"): registry -> optimizers -> optimizer ->
 assembly -> controls -> {saving, directions, state, capture, bank, rules, distributed, diagnostics} ->
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from precond import registry
     from precond.attention import separate_attention
     from precond.diagnostics.observe import observe
+    from precond.evaluation import evaluating
     from precond.hessian import backward
     from precond.hyperparameters import HyperparameterError
     from precond.layer_coverage import Coverage, coverage
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EKFAC", "FOOF", "GGT", "KFAC", "MFAC", "SKFAC", "STEVE", "Coverage", "Eva",
     "HyperparameterError", "NysAct", "SketchySGD", "available", "backward", "build", "check",
-    "coverage", "defaults", "observe", "registry", "separate_attention",
+    "coverage", "defaults", "evaluating", "observe", "registry", "separate_attention",
 ]  # fmt: skip
 
 _OPTIMIZERS = (
@@ -53,6 +54,7 @@ _MODULES = {
     "HyperparameterError": "hyperparameters",
     "backward": "hessian",
     "coverage": "layer_coverage",
+    "evaluating": "evaluation",
     "observe": "diagnostics.observe",
     "separate_attention": "attention",
 }

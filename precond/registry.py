@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial, wraps
+from functools import cache, wraps
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -31,6 +31,7 @@ from precond.hyperparameters import (
 from precond.layers import find_layers
 from precond.optimizer import Preconditioned
 from precond.optimizers import EKFAC, FOOF, GGT, KFAC, MFAC, SKFAC, STEVE, Eva, NysAct, SketchySGD
+from precond.peers import library, muon
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -68,6 +69,9 @@ class Entry:
         card: The text that `python -m precond` prints.
         package: The package that the optimizer needs in addition to torch, or None.
         plugin: SHA-256 of the plugin's code that builds the optimizer, or None.
+        version: The version of the package, if it is a part of a trial's key, or None.
+        errors: A function of the hyperparameters and the model, or None for no model, that returns
+            further errors; it is called if the hyperparameters have no other errors.
     """
 
     optimizer: Callable[..., Optimizer]
@@ -77,6 +81,8 @@ class Entry:
     card: Card | None = None
     package: str | None = None
     plugin: str | None = None
+    version: str | None = None
+    errors: Callable[[Mapping[str, Any], nn.Module | None], list[str]] | None = None
 
 
 def _preconditioned(optimizer: type[Preconditioned], **preset: Any) -> Entry:
@@ -101,8 +107,8 @@ def _from_torch(
     return Entry(build_from_model, (kind,), preset, card=card)
 
 
-def _peer(kind: type) -> Entry:
-    return Entry(partial(peers.build, kind), (kind,), card=peers.CARDS[kind], package=peers.PACKAGE)
+def _peer(peer: peers.Peer) -> Entry:
+    return Entry(peer.build, (peer.settings,), {}, peer.numerics, peer.card, peers.PACKAGE)
 
 
 _SGD = Card(paper="Robbins and Monro 1951, Polyak 1964", cost="4D", memory="none")
@@ -125,9 +131,8 @@ REGISTRY: dict[str, Entry] = {
     "sketchysgd": _standalone(SketchySGD, sketchysgd),
     "ggt": _standalone(GGT, ggt),
     "mfac": _standalone(MFAC, mfac),
-    "shampoo": _peer(peers.Shampoo),
-    "soap": _peer(peers.SOAP),
-    "adahessian": _peer(peers.AdaHessian),
+    **{name: _peer(peer) for name, peer in peers.PEERS.items()},
+    "muon": _standalone(muon.Muon, muon),
 }
 
 
@@ -140,11 +145,36 @@ def lookup(name: str) -> Entry:
     """Return the entry of an optimizer.
 
     Raises:
-        HyperparameterError: The name is unknown. The message lists all names.
+        HyperparameterError: The name is unknown, and the message lists all names; or an optimizer
+            of another package cannot be used, and the message has the reason.
     """
+    if library.is_library_name(name):
+        return _library_entry(library.canonical(name))
     if name not in REGISTRY:
         raise HyperparameterError(f'optimizer = "{name}": unknown.{nearest(name, REGISTRY)}')
     return REGISTRY[name]
+
+
+def is_known(name: str) -> bool:
+    """Return True if `lookup` returns an entry."""
+    try:
+        lookup(name)
+    except HyperparameterError:
+        return False
+    return True
+
+
+@cache
+def _library_entry(name: str) -> Entry:
+    """Return the entry of `pytorch-optimizer:NAME`."""
+    entry = library.find(name)
+    return Entry(
+        entry.build,
+        (entry.settings,),
+        package=peers.PACKAGE,
+        version=library.version(),
+        errors=entry.errors,
+    )
 
 
 def defaults(name: str) -> dict[str, Any]:
@@ -177,6 +207,8 @@ def check(
             config for config in configs if isinstance(config, Algorithm) and not config.problems()
         ]
         errors += [line for algorithm in algorithms for line in algorithm.model_problems(shapes)]
+    if not errors and entry.errors is not None:
+        errors = entry.errors({**entry.preset, **hyperparameters}, model)
     return errors
 
 
@@ -206,7 +238,8 @@ def build(
     """Build an optimizer for a model by its registered name.
 
     Args:
-        name: One of `available()`.
+        name: One of `available()`, or `pytorch-optimizer:NAME` for an optimizer of the package
+            pytorch-optimizer.
         model: The model to train.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from precond import peers
 from precond.optimizer import Preconditioned
 from precond.registry import REGISTRY
 
@@ -13,8 +14,9 @@ PRECONDITIONED = tuple(
     if isinstance(entry.optimizer, type) and issubclass(entry.optimizer, Preconditioned)
 )
 USE_OUTPUT_GRADIENTS = ("kfac", "skfac", "eva", "ekfac", "steve")
-PEERS = ("shampoo", "soap", "adahessian")
-HESSIAN = ("sketchysgd", "adahessian")
+PEERS = (*peers.PEERS, "muon")
+HESSIAN = ("sketchysgd", "adahessian", "sophia-h")
+NO_EMPTY = {"shampoo": "Shampoo", "shampoo-graft": "Shampoo-Graft", "psgd-kron": "PSGD-Kron"}
 WINDOW = ("ggt", "mfac")
 
 
@@ -52,7 +54,7 @@ LIST = [
     Refusal(
         (*PRECONDITIONED, "sketchysgd", *WINDOW, *PEERS),
         ("a_group_can_be_maximized",),
-        r"maximize = True in a parameter group: \w+ has no such option",
+        r"maximize = True in a parameter group: [\w-]+ has no such option",
     ),
     Refusal(
         PRECONDITIONED,
@@ -62,12 +64,15 @@ LIST = [
     Refusal(
         ("sketchysgd", *WINDOW, *PEERS),
         ("complex_parameters_are_trained",),
-        r"\w+ does not support complex parameters",
+        r"[\w-]+ does not support complex parameters",
     ),
-    Refusal(
-        ("shampoo",),
-        ("parameters_without_elements_are_allowed",),
-        "Shampoo does not support parameters without elements",
+    *(
+        Refusal(
+            (name,),
+            ("parameters_without_elements_are_allowed",),
+            f"{label} does not support parameters without elements",
+        )
+        for name, label in NO_EMPTY.items()
     ),
     # Statistics that are due need the forward and the backward of their step.
     Refusal(
@@ -79,7 +84,7 @@ LIST = [
     Refusal(
         HESSIAN,
         ("gradients_can_be_used_twice",),
-        r"\w+ needs the Hessian at this step",
+        r"[\w-]+ needs the Hessian at this step",
         at_construction=False,
     ),
     # The scale of the output gradients is not known after `unscale_`.
@@ -96,7 +101,7 @@ LIST = [
             "a_scaler_skips_a_step_with_an_infinite_gradient",
             "gradients_can_be_unscaled_and_clipped",
         ),
-        r"\w+ does not support GradScaler",
+        r"[\w-]+ does not support GradScaler",
         at_construction=False,
     ),
 ]
@@ -126,6 +131,6 @@ WORDS_FOR = {
     "fused_gives_the_same_steps": "`fused`",
     "a_differentiable_step_has_a_gradient": "`differentiable`",
     "parameters_without_layers_are_trained": "refuse a model without Linear and Conv2d layers",
-    "parameters_without_elements_are_allowed": "Shampoo refuses parameters without elements",
+    "parameters_without_elements_are_allowed": "and PSGD-Kron refuse parameters without elements",
     "gradients_can_be_used_twice": "a second step with the same gradients is an error",
 }

@@ -44,7 +44,9 @@ OPTIMIZERS: dict[str, Style] = {
     "kfac": (VERMILION, "--"), "ekfac": (VERMILION, "-"), "eva": (PURPLE, ":"), "steve": (GREEN, "-"),
     "adam": (ORANGE, "--"), "adamw": (ORANGE, "-"), "soap": (PURPLE, "-"), "shampoo": (GRAY, "-"),
     "sketchysgd": (GRAY, "--"), "adahessian": ("black", SPARSE), "skfac": (ORANGE, "-."),
-    "ggt": (SKY, "-."), "mfac": (BLUE, "--"),
+    "ggt": (SKY, "-."), "mfac": (BLUE, "--"), "muon": (GREEN, "--"), "lion": (PURPLE, "--"),
+    "adopt": (ORANGE, ":"), "sophia-h": (VERMILION, "-."), "psgd-kron": (PURPLE, "-."),
+    "schedulefree-adamw": (SKY, ":"), "shampoo-graft": (GRAY, "-."),
 }  # fmt: skip
 # The styles of other optimizers, and of the second and later arms of an optimizer.
 SPARE: tuple[Style, ...] = tuple(
@@ -60,7 +62,9 @@ NAMES = {
     "sgd": "SGD", "foof": "FOOF", "kfac": "KFAC", "ekfac": "EKFAC", "steve": "STEVE", "soap": "SOAP",
     "nysact-s": "NysAct-S", "nysact-g": "NysAct-G", "adam": "Adam", "adamw": "AdamW", "eva": "Eva",
     "sketchysgd": "SketchySGD", "shampoo": "Shampoo", "adahessian": "AdaHessian",
-    "skfac": "SKFAC", "ggt": "GGT", "mfac": "M-FAC",
+    "skfac": "SKFAC", "ggt": "GGT", "mfac": "M-FAC", "muon": "Muon", "lion": "Lion",
+    "adopt": "ADOPT", "sophia-h": "Sophia-H", "psgd-kron": "PSGD-Kron",
+    "schedulefree-adamw": "Schedule-Free AdamW", "shampoo-graft": "Shampoo-Graft",
 }  # fmt: skip
 
 
