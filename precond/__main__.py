@@ -70,8 +70,8 @@ def text() -> str:
             wrapper.break_on_hyphens = False
             lines.append(wrapper.fill(value))
         lines.append("")
-    further = textwrap.fill(_library_line(), WIDTH)
-    return "\n".join([*lines, textwrap.fill(LEGEND, WIDTH), "", further])
+    library_line = textwrap.fill(_library_line(), WIDTH, break_on_hyphens=False)
+    return "\n".join([*lines, textwrap.fill(LEGEND, WIDTH), "", library_line])
 
 
 def _library_line() -> str:

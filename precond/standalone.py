@@ -25,6 +25,7 @@ class Standalone(Copyable):
 
     NAME: ClassVar[str]  # the name in messages
     FIXED: ClassVar[tuple[str, ...]] = ()  # hyperparameters that are the same in all groups
+    COMPLETE_ENTRIES: ClassVar[bool] = False  # True if no later step adds an entry to the state
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters.
@@ -92,7 +93,8 @@ class Standalone(Copyable):
             raise ValueError(error)
         known = set().union(*self.state.values())
         unknown = set().union(*saved["state"].values()) - known
-        if fixed and known and unknown:  # without a step, a state may be empty
+        complete = fixed or self.COMPLETE_ENTRIES
+        if complete and known and unknown:  # before the first step, nothing may be known
             text = f"its entries have {', '.join(sorted(unknown))}"
             raise ValueError(f"not a state of {self.NAME}: {text}, which {self.NAME} does not use")
         groups = [

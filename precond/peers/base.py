@@ -115,6 +115,7 @@ class LibraryOptimizer(Standalone):
         RENAMED: The package's names of options of groups by the names of this project.
     """
 
+    COMPLETE_ENTRIES = True
     LIBRARY: ClassVar[Any]
     CHANGES_GRADIENTS: ClassVar[bool] = False
     OWN_DTYPES: ClassVar[tuple[str, ...]] = ()

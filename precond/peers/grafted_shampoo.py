@@ -99,17 +99,18 @@ def _define(package: Any) -> Any:
 
         def __init__(self, params: Any, **hyperparameters: Any):
             settings = vars(GraftedShampoo(**hyperparameters))
-            self._added_defaults = own = {name: settings[name] for name in self.FIXED}
+            fixed = {name: settings[name] for name in self.FIXED}
+            self._added_defaults = fixed
             options: dict[str, Any] = {
-                "matrix_eps": own["eps"],
-                "preconditioning_compute_steps": own["interval"],
-                "graft_type": GRAFTS[own["graft"]],
-                "block_size": own["block_size"],
+                "matrix_eps": fixed["eps"],
+                "preconditioning_compute_steps": fixed["interval"],
+                "graft_type": GRAFTS[fixed["graft"]],
+                "block_size": fixed["block_size"],
                 "decoupled_weight_decay": True,
                 "start_preconditioning_step": 1,
                 "use_svd": True,
             }
-            options |= {name: value for name, value in settings.items() if name not in own}
+            options |= {name: value for name, value in settings.items() if name not in fixed}
             super().__init__(params, **options)
 
         def _unsupported_kind(self, parameter: Tensor) -> str | None:

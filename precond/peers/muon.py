@@ -4,7 +4,7 @@ The matrices are the weights of Linear and Conv2d layers, except those that an E
 weight of a convolution is flattened to `[out, in * kernel height * kernel width]`. Muon makes the
 singular values of a direction nearly equal. This has a meaning for the maps between layers, but not
 for biases, for the scales of normalisations, and for the rows of an embedding, which are used one
-by one. These parameters follow AdamW, which has a learning rate of its own.
+by one. These parameters follow AdamW, with another learning rate.
 """
 
 from __future__ import annotations
@@ -108,6 +108,9 @@ class Muon(Standalone):
         """Add parameters; the layers of the model decide which of them are matrices."""
         self._matrices = matrices(self._model)
         super().add_param_group(param_group)
+        for p in self.param_groups[-1]["params"]:
+            if p.requires_grad:  # the state has the same keys before and after the first step
+                self._add_state(p)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -150,8 +153,6 @@ class Muon(Standalone):
 
     def _adam(self, group: Mapping[str, Any], parameters: list[Tensor]) -> None:
         """Take a step of torch's AdamW."""
-        for p in parameters:
-            self.state[p].setdefault("step", torch.zeros(()))
         lr, base = scalar_lr(group), group["base_lr"]
         adamw(
             parameters,
@@ -159,7 +160,7 @@ class Muon(Standalone):
             [self._buffer(p, "exp_avg") for p in parameters],
             [self._buffer(p, "exp_avg_sq") for p in parameters],
             [],
-            [self.state[p]["step"] for p in parameters],
+            [self._add_state(p)["step"] for p in parameters],
             amsgrad=False,
             beta1=group["adam_betas"][0],
             beta2=group["adam_betas"][1],
@@ -168,6 +169,16 @@ class Muon(Standalone):
             eps=group["adam_eps"],
             maximize=False,
         )
+
+    def _add_state(self, parameter: Tensor) -> dict[str, Any]:
+        """Return the state of a parameter; create it if necessary."""
+        if parameter in self._matrices:
+            self._buffer(parameter, "momentum_buffer")
+        else:
+            self.state[parameter].setdefault("step", torch.zeros(()))
+            self._buffer(parameter, "exp_avg")
+            self._buffer(parameter, "exp_avg_sq")
+        return self.state[parameter]
 
     def _buffer(self, parameter: Tensor, name: str) -> Tensor:
         """Return a buffer in the dtype of a parameter; create it with zeros if necessary."""

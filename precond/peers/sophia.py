@@ -71,9 +71,9 @@ def _define(package: Any) -> Any:
 
         def __init__(self, params: Any, **hyperparameters: Any):
             settings = self._renamed(vars(SophiaH(**hyperparameters)))
-            own = {name: settings.pop(name) for name in self.FIXED}
-            self._added_defaults = {**own, "step": 0}
-            super().__init__(params, **settings, **{"update_period": own["interval"]})
+            fixed = {name: settings.pop(name) for name in self.FIXED}
+            self._added_defaults = {**fixed, "step": 0}
+            super().__init__(params, **settings, **{"update_period": fixed["interval"]})
 
         @property
         def _due(self) -> bool:

@@ -3,8 +3,9 @@
 The values of `digits/cnn` were tuned for this project on seeds that no study uses; docs/digits.md
 records the measurements. `digits/mlp` has the same values. The as-released variants have the
 conventions of the released code and the corresponding damping. Their other values are those of the
-corrected variants. `digits/autoencoder` has no as-released variants. The values of SKFAC, GGT and
-M-FAC are provisional: they are the best of a few short trials with one seed.
+corrected variants. `digits/autoencoder` has no as-released variants. The values of SKFAC, GGT,
+M-FAC, Muon and the optimizers of other packages that the ledger does not list are provisional: they
+are the best of a few short trials with one seed.
 """
 
 from collections.abc import Mapping
@@ -63,6 +64,13 @@ DIGITS_CNN = Recipe(
         "skfac": {"lr": 0.3, "damping": 1.0},
         "ggt": {"lr": 0.03},
         "mfac": {"lr": 0.01, "damping": 1e-3, "window": 128},
+        "shampoo-graft": {"lr": 0.1},
+        "lion": {"lr": 0.003},
+        "adopt": {"lr": 0.01},
+        "sophia-h": {"lr": 0.3},
+        "psgd-kron": {"lr": 0.003},
+        "schedulefree-adamw": {"lr": 0.01},
+        "muon": {"lr": 0.03, "adam_lr": 0.003},
     },
     as_released={**nysact.AS_RELEASED, **steve.AS_RELEASED},
     tuned=TUNED,

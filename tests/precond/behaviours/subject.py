@@ -92,7 +92,7 @@ class Subject:
         SOAP divides rounding errors by rounding errors in directions without gradient. Muon computes
         in bfloat16, and PSGD-Kron in float32. The sign of Lion can change.
         """
-        rough = {"soap": 0.05, "muon": 0.05, "psgd-kron": 1e-4, "lion": 0.02}
+        rough = {"soap": 0.05, "muon": 0.05, "psgd-kron": 2e-3, "lion": 0.02}
         return rough.get(self.name, 1e-8)
 
 
