@@ -84,6 +84,11 @@ class Entry:
     version: str | None = None
     errors: Callable[[Mapping[str, Any], nn.Module | None], list[str]] | None = None
 
+    @property
+    def external(self) -> bool:
+        """True if the optimizer is a plugin's or is found by its name in another package."""
+        return self.plugin is not None or self.version is not None
+
 
 def _preconditioned(optimizer: type[Preconditioned], **preset: Any) -> Entry:
     algorithm = optimizer.algorithm_type

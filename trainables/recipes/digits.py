@@ -104,6 +104,13 @@ DIGITS_AUTOENCODER = Recipe(
         "skfac": {"lr": 0.03, "damping": 0.01},
         "ggt": {"lr": 0.1},
         "mfac": {"lr": 0.03, "damping": 0.1, "window": 128},
+        "shampoo-graft": {"lr": 0.03},
+        "lion": {"lr": 0.003},
+        "adopt": {"lr": 0.01},
+        "sophia-h": {"lr": 0.3},
+        "psgd-kron": {"lr": 0.003},
+        "schedulefree-adamw": {"lr": 0.01},
+        "muon": {"lr": 0.03, "adam_lr": 0.003},
     },
     parameters=Parameters(exact=38_416),
     numerics=2,  # the code layer is linear, and the initial weights are torch's default

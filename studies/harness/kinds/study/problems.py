@@ -91,7 +91,6 @@ def option_problems(
     plugins = [name for name, entry in REGISTRY.items() if entry.plugin]
     allowed = [*REGISTRY] if study.any_optimizer else [*dict.fromkeys([*known, *plugins])]
     library = [name for name in options.optimizers or [] if is_library_name(name)]
-    library = library if study.any_optimizer else []
     unknown = [_unknown(name) for name in library if not is_known(name)]
     errors = [
         f'--optimizers = "{name}": not an optimizer of {study.name}.'
