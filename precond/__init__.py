@@ -3,8 +3,8 @@
 >>> optimizer = precond.NysAct(model, lr=0.1, rank=10)
 
 Each optimizer is a `torch.optim.Optimizer` that is built from the model. The package requires only
-torch. The optimizers in `peers.py` also require pytorch-optimizer, which is imported when the first
-of them is built. Start reading in `algorithm.py`.
+torch. Most of the optimizers in `peers/` also require pytorch-optimizer, which is imported when the
+first of them is built. Start reading in `algorithm.py`.
 
 Imports go in one direction (`->` means "imports"): registry -> optimizers -> optimizer ->
 assembly -> controls -> {saving, directions, state, capture, closures, bank, rules, distributed,
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from precond.attention import separate_attention
     from precond.closures import needs_closure
     from precond.diagnostics.observe import observe
+    from precond.evaluation import evaluating
     from precond.hessian import backward
     from precond.hyperparameters import HyperparameterError
     from precond.layer_coverage import Coverage, coverage
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EKFAC", "FOOF", "GGT", "KBFGS", "KBFGSL", "KFAC", "MFAC", "SKFAC", "STEVE", "Coverage", "Eva",
     "HyperparameterError", "NysAct", "SketchySGD", "available", "backward", "build", "check",
-    "coverage", "defaults", "needs_closure", "observe", "registry", "separate_attention",
+    "coverage", "defaults", "evaluating", "needs_closure", "observe", "registry", "separate_attention",
 ]  # fmt: skip
 
 _OPTIMIZERS = (
@@ -58,6 +59,7 @@ _MODULES = {
     "backward": "hessian",
     "coverage": "layer_coverage",
     "needs_closure": "closures",
+    "evaluating": "evaluation",
     "observe": "diagnostics.observe",
     "separate_attention": "attention",
 }

@@ -7,7 +7,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from precond.algorithm import MODES, Card
-from precond.registry import REGISTRY
+from precond.peers import library
+from precond.registry import REGISTRY, defaults
 
 WIDTH = 80
 COLUMNS = ("paper", "cost", "memory", "deviations")
@@ -36,10 +37,10 @@ REFUSALS = (
     "are tensors or 0, every scheduler, parameter groups, closures, hooks, copies, and states. The "
     "same tests check this with `torch.optim.SGD` and `AdamW`. The exceptions are errors, too: "
     "no optimizer has the options `maximize`, `foreach`, `fused` and `differentiable`; the "
-    "optimizers that precondition layers refuse a model without Linear and Conv2d layers, and "
-    "Shampoo refuses parameters without elements; a second step with the same gradients is an "
-    "error if the step needs new statistics or a new Hessian; K-BFGS refuses `step()` without a "
-    "closure, because it evaluates the model twice in each step."
+    "optimizers that precondition layers refuse a model without Linear and Conv2d layers; Shampoo, "
+    "Shampoo-Graft and PSGD-Kron refuse parameters without elements; a second step with the same "
+    "gradients is an error if the step needs new statistics or a new Hessian; K-BFGS refuses "
+    "`step()` without a closure, because it evaluates the model twice in each step."
 )
 
 
@@ -47,7 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print a description of every registered optimizer."""
     parser = argparse.ArgumentParser(prog="python -m precond", description=__doc__)
     parser.add_argument("--markdown", action="store_true", help="print the tables in Markdown")
-    print(markdown() if parser.parse_args(arguments).markdown else text())
+    parser.add_argument(
+        "--library", action="store_true", help="list the optimizers of pytorch-optimizer"
+    )
+    options = parser.parse_args(arguments)
+    if options.library:
+        print(library_text())
+    else:
+        print(markdown() if options.markdown else text())
 
 
 def text() -> str:
@@ -63,7 +71,39 @@ def text() -> str:
             wrapper.break_on_hyphens = False
             lines.append(wrapper.fill(value))
         lines.append("")
-    return "\n".join([*lines, textwrap.fill(LEGEND, WIDTH)])
+    library_line = textwrap.fill(_library_line(), WIDTH, break_on_hyphens=False)
+    return "\n".join([*lines, textwrap.fill(LEGEND, WIDTH), "", library_line])
+
+
+def _library_line() -> str:
+    """Return a sentence with the number of the optimizers of pytorch-optimizer."""
+    try:
+        names = library.names()
+    except ModuleNotFoundError:
+        return "More optimizers by name: pip install .[peers]"
+    count = sum(library.refusal(name) is None for name in names)
+    version = f"pytorch-optimizer {library.version()}"
+    return (
+        f"{library.PREFIX}NAME is one of {count} more optimizers, of the package {version}; "
+        "`python -m precond --library` lists them."
+    )
+
+
+def library_text() -> str:
+    """Return the optimizers of pytorch-optimizer with their hyperparameters, in 80 columns."""
+    lines = []
+    for name in library.names():
+        lines.append(f"{library.PREFIX}{name}")
+        reason = library.refusal(name)
+        values = [] if reason else defaults(library.PREFIX + name).items()
+        text = (
+            f"cannot be used here: {reason}"
+            if reason
+            else ", ".join(f"{key}={value}" for key, value in values)
+        )
+        indent = 4 * " "
+        lines.append(textwrap.fill(text, WIDTH, initial_indent=indent, subsequent_indent=indent))
+    return "\n".join(lines)
 
 
 def markdown() -> str:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from precond.algorithms import ggt, mfac, sketchysgd
 from precond.optimizer import Preconditioned
-from precond.optimizers import _parameter
 
 # fmt: off
 

@@ -4,32 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import partial, wraps
+from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from precond import peers
-from precond.algorithm import Algorithm, Card
+from precond import entries, peers
+from precond.algorithm import Algorithm
 from precond.algorithms import ggt, mfac, sketchysgd
+from precond.entries import Entry
 from precond.groups import require_model
-from precond.hyperparameters import (
-    HyperparameterError,
-    Hyperparameters,
-    flag,
-    fraction,
-    fractions,
-    learning_rate,
-    nearest,
-    non_negative,
-    positive,
-    split,
-)
+from precond.hyperparameters import HyperparameterError, nearest, split
 from precond.layers import find_layers
-from precond.optimizer import Preconditioned
 from precond.optimizers import (
     EKFAC,
     FOOF,
@@ -44,6 +32,7 @@ from precond.optimizers import (
     NysAct,
     SketchySGD,
 )
+from precond.peers import library, muon
 from precond.rules import DEFAULT, RULES
 
 SEPARATOR = "+"  # between the names of an optimizer and of its update rule
@@ -51,100 +40,27 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-@dataclass(frozen=True, kw_only=True)
-class SGD(Hyperparameters):
-    """Hyperparameters of `torch.optim.SGD`."""
-
-    lr: float | Tensor = learning_rate(0.1)
-    momentum: float = fraction(0.9)
-    nesterov: bool = flag(False)
-    weight_decay: float = non_negative(5e-4)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Adam(Hyperparameters):
-    """Hyperparameters of `torch.optim.Adam` and `AdamW`."""
-
-    lr: float | Tensor = learning_rate(1e-3)
-    betas: tuple[float, float] = fractions((0.9, 0.999))
-    eps: float = positive(1e-8)
-    weight_decay: float = non_negative(5e-4)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A registered optimizer.
-
-    Attributes:
-        optimizer: A function of the model and the hyperparameters that builds the optimizer.
-        kinds: The dataclasses of its hyperparameters.
-        preset: Values that replace defaults of the dataclasses for this entry.
-        numerics: Version of the optimizer's arithmetic (see `Algorithm.NUMERICS`).
-        card: The text that `python -m precond` prints.
-        package: The package that the optimizer needs in addition to torch, or None.
-        plugin: SHA-256 of the plugin's code that builds the optimizer, or None.
-    """
-
-    optimizer: Callable[..., Optimizer]
-    kinds: tuple[type, ...]
-    preset: Mapping[str, Any] = field(default_factory=dict)
-    numerics: int = 1
-    card: Card | None = None
-    package: str | None = None
-    plugin: str | None = None
-
-
-def _preconditioned(optimizer: type[Preconditioned], **preset: Any) -> Entry:
-    algorithm = optimizer.algorithm_type
-    kinds = (optimizer.rule_type, algorithm)
-    return Entry(optimizer, kinds, preset, algorithm.NUMERICS, algorithm.CARD)
-
-
-def _standalone(optimizer: type[Optimizer], module: Any) -> Entry:
-    return Entry(optimizer, (module.Settings,), numerics=module.NUMERICS, card=module.CARD)
-
-
-def _from_torch(
-    optimizer: Callable[..., Optimizer], kind: type, card: Card, **preset: Any
-) -> Entry:
-    def build_from_model(
-        model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any
-    ) -> Optimizer:
-        trainable = [p for p in model.parameters() if p.requires_grad]
-        return optimizer(trainable if params is None else params, **hyperparameters)
-
-    return Entry(build_from_model, (kind,), preset, card=card)
-
-
-def _peer(kind: type) -> Entry:
-    return Entry(partial(peers.build, kind), (kind,), card=peers.CARDS[kind], package=peers.PACKAGE)
-
-
-_SGD = Card(paper="Robbins and Monro 1951, Polyak 1964", cost="4D", memory="none")
-_ADAM = Card(paper="Kingma and Ba, ICLR 2015", cost="12D", memory="D")
-_ADAMW = Card(paper="Loshchilov and Hutter, ICLR 2019", cost="12D", memory="D")
-
-
 REGISTRY: dict[str, Entry] = {
-    "sgd": _from_torch(torch.optim.SGD, SGD, _SGD),
-    "adam": _from_torch(torch.optim.Adam, Adam, _ADAM),
-    "adamw": _from_torch(torch.optim.AdamW, Adam, _ADAMW, weight_decay=0.05),
-    "nysact-s": _preconditioned(NysAct, sketch="subcolumn"),
-    "nysact-g": _preconditioned(NysAct, sketch="gaussian"),
-    "foof": _preconditioned(FOOF),
-    "kfac": _preconditioned(KFAC),
-    "skfac": _preconditioned(SKFAC),
-    "kbfgs": _preconditioned(KBFGS),
-    "kbfgs-l": _preconditioned(KBFGSL),
-    "eva": _preconditioned(Eva),
-    "ekfac": _preconditioned(EKFAC),
-    "steve": _preconditioned(STEVE),
-    "sketchysgd": _standalone(SketchySGD, sketchysgd),
-    "ggt": _standalone(GGT, ggt),
-    "mfac": _standalone(MFAC, mfac),
-    "shampoo": _peer(peers.Shampoo),
-    "soap": _peer(peers.SOAP),
-    "adahessian": _peer(peers.AdaHessian),
+    "sgd": entries.from_torch(torch.optim.SGD, entries.SGD, entries.SGD_CARD),
+    "adam": entries.from_torch(torch.optim.Adam, entries.Adam, entries.ADAM_CARD),
+    "adamw": entries.from_torch(
+        torch.optim.AdamW, entries.Adam, entries.ADAMW_CARD, weight_decay=0.05
+    ),
+    "nysact-s": entries.preconditioned(NysAct, sketch="subcolumn"),
+    "nysact-g": entries.preconditioned(NysAct, sketch="gaussian"),
+    "foof": entries.preconditioned(FOOF),
+    "kfac": entries.preconditioned(KFAC),
+    "skfac": entries.preconditioned(SKFAC),
+    "kbfgs": entries.preconditioned(KBFGS),
+    "kbfgs-l": entries.preconditioned(KBFGSL),
+    "eva": entries.preconditioned(Eva),
+    "ekfac": entries.preconditioned(EKFAC),
+    "steve": entries.preconditioned(STEVE),
+    "sketchysgd": entries.standalone(SketchySGD, sketchysgd),
+    "ggt": entries.standalone(GGT, ggt),
+    "mfac": entries.standalone(MFAC, mfac),
+    **{name: entries.of_peer(peer) for name, peer in peers.PEERS.items()},
+    "muon": entries.standalone(muon.Muon, muon),
 }
 
 
@@ -154,20 +70,23 @@ def available() -> list[str]:
 
 
 def lookup(name: str) -> Entry:
-    """Return the entry of an optimizer, such as `nysact-s`, or of `nysact-s+orthogonal`.
+    """Return the entry of `nysact-s`, `nysact-s+orthogonal` or `pytorch-optimizer:lion`.
 
     The second name is an optimizer that preconditions layers, followed by an update rule.
 
     Raises:
-        HyperparameterError: The name is unknown, or the rule cannot follow the optimizer. The
-            message has one line with the known names.
+        HyperparameterError: The name is unknown, the rule cannot follow the optimizer, or the
+            optimizer of the package cannot be used. The message has one line with the known names
+            or the reason.
     """
     if error := name_error(name):
         raise HyperparameterError(error)
     if name in REGISTRY:
         return REGISTRY[name]
+    if library.is_library_name(name):
+        return entries.of_library(library.canonical(name))
     base, _, rule = name.partition(SEPARATOR)
-    return _composed(REGISTRY[base], rule)
+    return entries.composed(REGISTRY[base], rule)
 
 
 def name_error(name: str, advice: str = "") -> str | None:
@@ -179,6 +98,8 @@ def name_error(name: str, advice: str = "") -> str | None:
     """
     if name in REGISTRY:
         return None
+    if library.is_library_name(name):
+        return library.error(name)
     base, separator, rule = name.partition(SEPARATOR)
     text = f'optimizer = "{name}"'
     if not separator or base not in REGISTRY:
@@ -203,23 +124,6 @@ def composed_names() -> list[str]:
     """Return the names of all optimizers with another update rule than the default."""
     rules = [rule for rule in RULES if rule != DEFAULT]
     return [f"{name}{SEPARATOR}{rule}" for name in composable() for rule in rules]
-
-
-def _composed(entry: Entry, rule: str) -> Entry:
-    """Return the entry of an optimizer with another update rule."""
-    kind = RULES[rule]
-    card = entry.card
-    if card is not None:
-        card = replace(card, cost=f"{card.cost} + {kind.COST}")
-        if kind.MEMORY != "none":
-            card = replace(card, memory=f"{card.memory} + {kind.MEMORY}")
-    return replace(
-        entry,
-        optimizer=partial(entry.optimizer, rule=rule),
-        kinds=(kind, *entry.kinds[1:]),
-        numerics=100 * entry.numerics + kind.NUMERICS,  # a change of either changes the keys
-        card=card,
-    )
 
 
 def defaults(name: str) -> dict[str, Any]:
@@ -252,6 +156,8 @@ def check(
             config for config in configs if isinstance(config, Algorithm) and not config.problems()
         ]
         errors += [line for algorithm in algorithms for line in algorithm.model_problems(shapes)]
+    if not errors and entry.errors is not None:
+        errors = entry.errors({**entry.preset, **hyperparameters}, model)
     return errors
 
 
@@ -286,8 +192,9 @@ def build(
     """Build an optimizer for a model by its name.
 
     Args:
-        name: One of `available()`, or the name of an optimizer that preconditions layers and that
-            of an update rule, such as `nysact-s+orthogonal`.
+        name: One of `available()`; or the name of an optimizer that preconditions layers and that
+            of an update rule, such as `nysact-s+orthogonal`; or `pytorch-optimizer:NAME` for an
+            optimizer of the package pytorch-optimizer.
         model: The model to train.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.

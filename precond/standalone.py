@@ -25,6 +25,7 @@ class Standalone(Copyable):
 
     NAME: ClassVar[str]  # the name in messages
     FIXED: ClassVar[tuple[str, ...]] = ()  # hyperparameters that are the same in all groups
+    COMPLETE_ENTRIES: ClassVar[bool] = False  # True if no later step adds an entry to the state
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters.
@@ -34,10 +35,7 @@ class Standalone(Copyable):
             ValueError: The optimizer does not support one of the parameters.
         """
         require_dictionary(param_group)
-        fixed = {name: self.defaults[name] for name in self.FIXED}
-        errors = differing_options(param_group, fixed, self.NAME)
-        errors += unsupported_options(param_group, self.defaults, self.NAME)
-        if errors:
+        if errors := self._option_errors(param_group):
             raise HyperparameterError("\n".join(errors))
         super().add_param_group(param_group)
         kinds = filter(None, map(self._unsupported_kind, self.param_groups[-1]["params"]))
@@ -45,6 +43,12 @@ class Standalone(Copyable):
             self.param_groups.pop()
             advice = "omit them from params, and train them with another optimizer"
             raise ValueError(f"{self.NAME} does not support {kind}: {advice}")
+
+    def _option_errors(self, param_group: dict[str, Any]) -> list[str]:
+        """Return one line for each option of a group that would be ignored."""
+        fixed = {name: self.defaults[name] for name in self.FIXED}
+        errors = differing_options(param_group, fixed, self.NAME)
+        return errors + unsupported_options(param_group, self.defaults, self.NAME)
 
     def _unsupported_kind(self, parameter: Tensor) -> str | None:
         """Return the kind of a parameter that the optimizer does not support, or None."""
@@ -89,7 +93,8 @@ class Standalone(Copyable):
             raise ValueError(error)
         known = set().union(*self.state.values())
         unknown = set().union(*saved["state"].values()) - known
-        if fixed and unknown:
+        complete = fixed or self.COMPLETE_ENTRIES
+        if complete and known and unknown:  # before the first step, nothing may be known
             text = f"its entries have {', '.join(sorted(unknown))}"
             raise ValueError(f"not a state of {self.NAME}: {text}, which {self.NAME} does not use")
         groups = [

@@ -47,7 +47,8 @@ class TrialConfig:
         schedule: Learning-rate schedule over all steps: `cosine` or `constant`.
         seed: Seed of the initialisation, the data order, the augmentation and the optimizer.
         numerics: Version numbers of the optimizer, the training loop and the recipe. A version is
-            incremented when a change of the code alters the results of a configuration.
+            incremented when a change of the code alters the results of a configuration. For an
+            optimizer `pytorch-optimizer:NAME`, `package` is the version of the package.
         settings: All settings of `trainables.settings` that apply to the workload.
         precision: Precision of the forward and backward pass: `float32`, or `bf16` by autocast.
         compile: True if the model is compiled with `torch.compile`.
@@ -69,7 +70,7 @@ class TrialConfig:
     epochs: int
     schedule: str
     seed: int
-    numerics: Mapping[str, int]
+    numerics: Mapping[str, int | str]
     settings: Mapping[str, Any] = field(default_factory=dict)
     precision: str = "float32"
     compile: bool = False

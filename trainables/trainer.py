@@ -174,13 +174,14 @@ class Trainer:
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         sums = self._no_sums()
         batches = islice(self.data.test_batches(), self.team.rank, None, self.team.size)
-        for batch_inputs, batch_targets in batches:
-            inputs = self._laid_out(batch_inputs)
-            targets = self._task.targets(inputs, batch_targets)
-            with self._context():
-                outputs = self._forward(inputs)
-                loss += self._task.loss_sum(outputs, targets)
-            sums += self._sums(outputs, targets)
+        with precond.evaluating(self.optimizer):
+            for batch_inputs, batch_targets in batches:
+                inputs = self._laid_out(batch_inputs)
+                targets = self._task.targets(inputs, batch_targets)
+                with self._context():
+                    outputs = self._forward(inputs)
+                    loss += self._task.loss_sum(outputs, targets)
+                sums += self._sums(outputs, targets)
         total, units, *measures = self.team.total(torch.cat([loss[None], sums])).tolist()
         return self._metrics(total / units, units, measures)
 

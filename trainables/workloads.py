@@ -17,6 +17,7 @@ from torch import nn
 import precond
 from precond import HyperparameterError
 from precond.hyperparameters import nearest
+from precond.peers.library import canonical
 from precond.registry import lookup, real_numbers
 from trainables.config import TrialConfig
 from trainables.data import DataError, source
@@ -142,7 +143,7 @@ def resolve(
 
     Args:
         name: The name of the workload.
-        optimizer: The name of a registered optimizer.
+        optimizer: The name of a registered optimizer, or `pytorch-optimizer:NAME`.
         overrides: Hyperparameters that a study or the command line sets.
         recipe: Other values that replace those of the recipe: `RECIPE_SETTINGS`, `train_fraction`
             and `workers`.
@@ -153,7 +154,7 @@ def resolve(
         HyperparameterError: The message has one line for each unknown name and each value out of
             range. Some ranges depend on the model.
     """
-    chosen = workload(name)
+    chosen, optimizer = workload(name), canonical(optimizer)
     values = {**chosen.recipe.hyperparameters(optimizer, as_released), **(overrides or {})}
     recipe = recipe or {}
     settings = {key: _parsed(key, value) for key, value in recipe.items() if key in NEUTRAL}
@@ -181,6 +182,7 @@ def resolve(
             "loop": LOOP_NUMERICS,
             "optimizer": entry.numerics,
             "recipe": chosen.recipe.numerics,
+            **({} if entry.version is None else {"package": entry.version}),
         },
         settings=chosen.settings(settings),
         plugin=code_hash(chosen.plugin, entry.plugin),

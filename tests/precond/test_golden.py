@@ -25,8 +25,9 @@ from precond.registry import REGISTRY, lookup
 from tests import closures
 from tests.composed import COMPOSED
 
-# Optimizers of other packages are not tested: pyproject.toml fixes their versions.
-NAMES = [name for name, entry in REGISTRY.items() if entry.package is None]
+# Optimizers of other packages are not tested: pyproject.toml fixes their versions. The sums of
+# Muon's iteration are bfloat16, so they differ between processors.
+NAMES = [name for name, entry in REGISTRY.items() if entry.package is None and name != "muon"]
 NAMES += COMPOSED
 FILE = Path(__file__).with_name("golden.json")
 REGENERATE = "run python tests/precond/test_golden.py"

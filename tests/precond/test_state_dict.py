@@ -94,7 +94,7 @@ OPTIONS = [
 @pytest.mark.parametrize("name", NAMES)
 def test_a_distributed_checkpoint_resumes_bitwise_in_a_new_optimizer(name, options):
     """The state is saved by `torch.save` between two refreshes."""
-    if name in ("shampoo", "soap") and options != OPTIONS[0]:
+    if name in ("shampoo", "soap", "psgd-kron") and options != OPTIONS[0]:
         pytest.skip("its state contains lists, which torch does not flatten")
     model, optimizer = build(name)
     train(model, optimizer, range(5))

@@ -6,6 +6,7 @@ The settings are label smoothing, Mixup, CutMix, warm-up, weight decay, precisio
 from __future__ import annotations
 
 import functools
+import io
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,39 @@ def test_the_warm_up_is_counted_in_epochs():
     assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
     trainer.run_epoch(1)
     assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
+
+
+def test_the_evaluation_uses_the_averaged_weights_of_schedule_free():
+    pytest.importorskip("pytorch_optimizer")
+    trainer = build_trainer(optimizer="schedulefree-adamw")
+    evaluated = trainer.run_epoch(0)["test/loss"]
+    trained = [p.detach().clone() for p in trainer.model.parameters()]
+    assert trainer.evaluate()["loss"] == evaluated
+    assert all(map(torch.equal, trained, trainer.model.parameters()))
+    trainer.optimizer.eval()  # type: ignore[attr-defined]
+    assert trainer.evaluate()["loss"] == evaluated
+    with torch.no_grad():
+        for p, value in zip(trainer.model.parameters(), trained, strict=True):
+            p.copy_(value)
+    assert trainer.evaluate()["loss"] != evaluated
+
+
+PEERS = ["muon", "psgd-kron", "schedulefree-adamw", "sophia-h", "shampoo-graft"]
+
+
+@pytest.mark.parametrize("optimizer", [*PEERS, "pytorch-optimizer:kron"])
+def test_a_peer_resumes_bitwise_from_the_state_of_a_trial(optimizer: str):
+    pytest.importorskip("pytorch_optimizer")
+    first, second = (build_trainer(optimizer=optimizer) for _ in range(2))
+    first.run_epoch(0)
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    second.load_state_dict(torch.load(file, weights_only=True))
+    results = [trainer.run_epoch(1) for trainer in (first, second)]
+    names = [name for name in results[0] if name.startswith(("train/", "test/"))]
+    assert [results[0][name] for name in names] == [results[1][name] for name in names]
+    assert all(map(torch.equal, first.model.parameters(), second.model.parameters()))
 
 
 class AllKinds(nn.Module):

@@ -52,8 +52,9 @@ def check_one_step(workload: str, optimizer: str) -> None:
     pairs = list(zip(trainer.model.parameters(), before, strict=True))
     # The gradient of the bias of a key projection is a rounding error.
     changed = [not p.equal(q) for p, q in pairs if p.grad is None or p.grad.norm() > 1e-7]
-    # The first step of SOAP only initialises its statistics.
-    assert changed and (all(changed) or (optimizer == "soap" and not any(changed)))
+    # The first step of SOAP and ADOPT only initialises their statistics.
+    initialises = optimizer in ("soap", "adopt") and not any(changed)
+    assert changed and (all(changed) or initialises)
 
 
 @pytest.mark.parametrize("optimizer", precond.available())

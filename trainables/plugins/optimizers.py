@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
-import math
-import types
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter
 from typing import Any
@@ -15,8 +11,10 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from precond.hyperparameters import KINDS, alike, of_kinds, optional, problems
-from precond.registry import REGISTRY, Entry
+from precond.entries import Entry
+from precond.hyperparameters import problems
+from precond.registry import REGISTRY
+from precond.signatures import field_of, global_names, is_plain, plain_types, types_of
 from trainables.plugins.registration import PluginError, is_script, register
 
 GROUPS = "params"  # the parameter that receives the parameter groups; it is no hyperparameter
@@ -39,12 +37,12 @@ def optimizer(build: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
         return build
     name = build.__name__.replace("_", "-")
     parameters = list(inspect.signature(build).parameters.values())
-    names = _names(build)
-    kinds = {p.name: _types(p.annotation, names) for p in parameters}
+    names = global_names(build)
+    kinds = {p.name: types_of(p.annotation, names) for p in parameters}
     if error := _signature_error(build.__name__, parameters, kinds):
         raise PluginError(f"{name}: {error}")
     takes_groups = any(p.name == GROUPS for p in parameters)
-    fields = [(p.name, Any, _field(p, kinds[p.name])) for p in parameters[1:] if p.name != GROUPS]
+    fields = [(p.name, Any, field_of(p, kinds[p.name])) for p in parameters[1:] if p.name != GROUPS]
     kind = dataclasses.make_dataclass(
         name, fields, frozen=True, kw_only=True, namespace={"problems": problems}
     )
@@ -60,68 +58,6 @@ def optimizer(build: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
     digest = register(name, build, name in REGISTRY)
     REGISTRY[name] = Entry(build_from_model, (kind,), plugin=digest)
     return build
-
-
-def _names(build: Callable[..., Any]) -> dict[str, Any]:
-    """Return the global names of the file that defines a function or a class."""
-    function = inspect.unwrap(build)
-    if isinstance(function, type):
-        function = inspect.unwrap(function.__init__)
-    return getattr(function, "__globals__", {})
-
-
-def _types(annotation: Any, names: dict[str, Any]) -> list[Any]:
-    """Return the types of an annotation such as `float | None`.
-
-    Types that cannot be evaluated, for example because only type checkers import them, are omitted.
-    """
-    holder = type("Holder", (), {"__annotations__": {"value": annotation}})
-    try:
-        # This evaluates texts and removes `Annotated`.
-        evaluated = typing.get_type_hints(holder, names)["value"]
-    except Exception:  # the annotation is any expression
-        return [kind for part in _parts(annotation) for kind in _types(part, names)]
-    if typing.get_origin(evaluated) in (typing.Union, types.UnionType):
-        return list(typing.get_args(evaluated))
-    return [evaluated]
-
-
-def _parts(annotation: Any) -> list[Any]:
-    """Return the parts of a union or `Annotated` that cannot be evaluated."""
-    if not isinstance(annotation, str):
-        is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-        parts = typing.get_args(annotation) if is_union else ()
-        return [p.__forward_arg__ if isinstance(p, typing.ForwardRef) else p for p in parts]
-    try:
-        tree = ast.parse(annotation, mode="eval").body
-    except SyntaxError:
-        return []
-    if isinstance(tree, ast.Constant) and isinstance(tree.value, str):
-        return [tree.value]
-    if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.BitOr):
-        return [ast.unparse(tree.left), ast.unparse(tree.right)]
-    if not isinstance(tree, ast.Subscript):
-        return []
-    elements = tree.slice.elts if isinstance(tree.slice, ast.Tuple) else [tree.slice]
-    texts = [ast.unparse(element) for element in elements]
-    kind = ast.unparse(tree.value).rpartition(".")[2]
-    return {"Optional": [*texts, "None"], "Union": texts, "Annotated": texts[:1]}.get(kind, [])
-
-
-def _plain(kinds: Sequence[Any]) -> list[type]:
-    """Return those types that a value of a trial's configuration can have."""
-    return [kind for kind in KINDS if any(kind is other for other in kinds)]
-
-
-def _field(parameter: Parameter, kinds: Sequence[Any]) -> Any:
-    """Return the field of a hyperparameter, with the range of its annotation or its default."""
-    default, plain = parameter.default, _plain(kinds)
-    none = default is None or any(kind is types.NoneType for kind in kinds)
-    if not plain or isinstance(default, tuple):
-        return optional(alike(default)) if none else alike(default)
-    if default is not None and not any(KINDS[kind][1](default) for kind in plain):
-        plain = [kind for kind in KINDS if kind in plain or kind is type(default)]
-    return of_kinds(default, plain, none)
 
 
 def _signature_error(
@@ -148,13 +84,13 @@ def _signature_error(
             return f"{GROUPS} receives the parameter groups, so its default must be None"
         if parameter.name == GROUPS:
             continue
-        if parameter.default is None and not _plain(kinds[parameter.name]):
+        if parameter.default is None and not plain_types(kinds[parameter.name]):
             return (
                 f"the default of {parameter.name} is None, so its annotation must contain the type "
                 f"of its values (float, int, bool or str), but `{parameter}` contains none that is "
                 f"known here: write `{parameter.name}: float | None = None`"
             )
-        if not _is_plain(parameter.default):
+        if not is_plain(parameter.default):
             return (
                 f"the default of {parameter.name} is {parameter.default!r}: must be a finite "
                 "number, a text, a bool, None, or a tuple of these"
@@ -176,16 +112,7 @@ def _correct(name: str, parameters: Sequence[Parameter], kinds: Mapping[str, Seq
 def _declaration(parameter: Parameter, kinds: Sequence[Any]) -> str:
     """Return a parameter with a default that is accepted."""
     if parameter.default is None and parameter.name != GROUPS:
-        union = " | ".join(kind.__name__ for kind in _plain(kinds) or [float])
+        union = " | ".join(kind.__name__ for kind in plain_types(kinds) or [float])
         return f"{parameter.name}: {union} | None = None"
     value = "0.1" if parameter.default is parameter.empty else repr(parameter.default)
     return f"{parameter.name}={value}"
-
-
-def _is_plain(value: Any) -> bool:
-    """Return True for a value that a trial's configuration can contain."""
-    if isinstance(value, tuple):
-        return all(_is_plain(part) and not isinstance(part, tuple) for part in value)
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return value is None or isinstance(value, (bool, int, str))

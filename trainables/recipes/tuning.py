@@ -57,6 +57,13 @@ SPACES: Mapping[str, Space] = {
     "shampoo": {"lr": (3e-3, 3.0)},
     "soap": {"lr": (1e-4, 0.1)},
     "adahessian": {"lr": (1e-3, 1.0)},
+    "shampoo-graft": {"lr": (1e-3, 1.0)},
+    "lion": {"lr": (1e-5, 1e-2)},
+    "adopt": {"lr": (1e-4, 0.1)},
+    "sophia-h": {"lr": (1e-2, 10.0)},
+    "psgd-kron": {"lr": (1e-4, 0.1)},
+    "schedulefree-adamw": {"lr": (1e-4, 0.1)},
+    "muon": {"lr": (1e-3, 1.0), "adam_lr": (1e-4, 0.1)},
 }
 """The space of each optimizer. All other hyperparameters have the recipe's or the default value."""
 

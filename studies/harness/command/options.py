@@ -98,16 +98,17 @@ def parse(
     with redirected(bool(raw.get("as_json"))):
         unresolved = _load(plugins) or _unknown_workloads(workload)
     parser.errors += unresolved
+    optimizers = take("optimizers", "names", _optimizers)
     address = take("address", _ADDRESS, _address, variable="RAY_ADDRESS")
     options = Options(
         **{str(flag.name): bool(raw.get(str(flag.name))) for flag in FLAGS if flag.is_flag},
         seeds=take("seeds", _SEEDS, _seeds),
         workload=workload,
         epochs=take("epochs", "an integer >= 1", _at_least_one),
-        optimizers=take("optimizers", "names", lambda text: text.split(",")),
-        only=_levels(parser.pairs("only", "rank=5,10")),
-        levels=_levels(parser.pairs("levels", "rank=5,10")),
-        settings=_settings(parser.pairs("settings", "damping=0.1")),
+        optimizers=optimizers,
+        only=_levels(parser.pairs("only", "rank=5,10"), optimizers),
+        levels=_levels(parser.pairs("levels", "rank=5,10"), optimizers),
+        settings=_settings(parser.pairs("settings", "damping=0.1"), optimizers),
         max_concurrent=take("max_concurrent", "an integer >= 1", _at_least_one),
         gpus_per_trial=take("gpus_per_trial", _GPUS, _gpus, 0.0),
         address=address,
@@ -202,18 +203,25 @@ def literal(text: str) -> Any:
     return text
 
 
-def _levels(texts: Mapping[str, str]) -> dict[str, list[Any]]:
+def _optimizers(text: str) -> list[str]:
+    """Return comma-separated names of optimizers, those of pytorch-optimizer in lower case."""
+    from precond.peers.library import canonical
+
+    return [canonical(name) for name in text.split(",")]
+
+
+def _levels(texts: Mapping[str, str], optimizers: Sequence[str] | None) -> dict[str, list[Any]]:
     """Return comma-separated values by name; a tuple is spelled `0.9/0.95`."""
-    tuples = _tuples(texts)
+    tuples = _tuples(texts, optimizers)
     return {
         name: [_value(part, "/" if name in tuples else None) for part in text.split(",")]
         for name, text in texts.items()
     }
 
 
-def _settings(texts: Mapping[str, str]) -> dict[str, Any]:
+def _settings(texts: Mapping[str, str], optimizers: Sequence[str] | None) -> dict[str, Any]:
     """Return a value by name; a tuple is spelled `0.9/0.95` or `0.9,0.95`."""
-    tuples = _tuples(texts)
+    tuples = _tuples(texts, optimizers)
     return {name: _value(text, "[/,]" if name in tuples else None) for name, text in texts.items()}
 
 
@@ -224,17 +232,19 @@ def _value(text: str, separators: str | None) -> Any:
     return tuple(map(literal, re.split(separators, text)))
 
 
-def _tuples(texts: Mapping[str, str]) -> set[str]:
+def _tuples(texts: Mapping[str, str], optimizers: Sequence[str] | None) -> set[str]:
     """Return the names of those hyperparameters whose values are tuples.
 
+    They are those of the registered optimizers and of the optimizers that the command names.
     If optimizers differ, the name is included if its text contains a slash.
     """
     if not texts:
         return set()
-    from precond.registry import available, composed_names, defaults
+    from precond.registry import available, composed_names, defaults, name_error
 
-    names = [*available(), *composed_names()]
-    kinds = [(name, value) for known in names for name, value in defaults(known).items()]
+    named = [name for name in optimizers or [] if not name_error(name)]
+    known = {*available(), *composed_names(), *named}
+    kinds = [pair for optimizer in known for pair in defaults(optimizer).items()]
     scalars = {name for name, value in kinds if not isinstance(value, tuple)}
     tuples = {name for name, value in kinds if isinstance(value, tuple)}
     return {name for name in tuples & set(texts) if name not in scalars or "/" in texts[name]}

@@ -16,6 +16,7 @@ from tests.precond.behaviours.subject import (
     Subject,
     assert_descends,
     assert_equal,
+    averages,
     backward,
     batch,
     behaviour,
@@ -209,7 +210,7 @@ def a_tensor_lr_can_change_in_place(subject: Subject) -> None:
     before = weights(model)
     optimizer.param_groups[0]["lr"].zero_()
     train(model, optimizer, 3)
-    assert not changed(model, before)
+    assert not changed(model, before) or averages(optimizer)
 
 
 @behaviour
@@ -271,4 +272,4 @@ def a_step_uses_the_current_lr(subject: Subject) -> None:
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     optimizer.step()
-    assert not changed(model, before)
+    assert not changed(model, before) or averages(optimizer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from precond import peers
 from precond.optimizer import Preconditioned
 from precond.registry import REGISTRY
 from tests.composed import COMPOSED
@@ -17,8 +18,9 @@ PRECONDITIONED = (
     *COMPOSED,
 )
 USE_OUTPUT_GRADIENTS = ("kfac", "skfac", "eva", "ekfac", "steve", "kfac+orthogonal")
-PEERS = ("shampoo", "soap", "adahessian")
-HESSIAN = ("sketchysgd", "adahessian")
+PEERS = (*peers.PEERS, "muon")
+HESSIAN = ("sketchysgd", "adahessian", "sophia-h")
+NO_EMPTY = {"shampoo": "Shampoo", "shampoo-graft": "Shampoo-Graft", "psgd-kron": "PSGD-Kron"}
 WINDOW = ("ggt", "mfac")
 CLOSURE = ("kbfgs", "kbfgs-l")
 
@@ -57,7 +59,7 @@ LIST = [
     Refusal(
         (*PRECONDITIONED, "sketchysgd", *WINDOW, *PEERS),
         ("a_group_can_be_maximized",),
-        r"maximize = True in a parameter group: \w+ has no such option",
+        r"maximize = True in a parameter group: [\w-]+ has no such option",
     ),
     Refusal(
         PRECONDITIONED,
@@ -67,12 +69,15 @@ LIST = [
     Refusal(
         ("sketchysgd", *WINDOW, *PEERS),
         ("complex_parameters_are_trained",),
-        r"\w+ does not support complex parameters",
+        r"[\w-]+ does not support complex parameters",
     ),
-    Refusal(
-        ("shampoo",),
-        ("parameters_without_elements_are_allowed",),
-        "Shampoo does not support parameters without elements",
+    *(
+        Refusal(
+            (name,),
+            ("parameters_without_elements_are_allowed",),
+            f"{label} does not support parameters without elements",
+        )
+        for name, label in NO_EMPTY.items()
     ),
     # Statistics that are due need the forward and the backward of their step.
     Refusal(
@@ -84,7 +89,7 @@ LIST = [
     Refusal(
         HESSIAN,
         ("gradients_can_be_used_twice",),
-        r"\w+ needs the Hessian at this step",
+        r"[\w-]+ needs the Hessian at this step",
         at_construction=False,
     ),
     # The scale of the output gradients is not known after `unscale_`.
@@ -107,7 +112,7 @@ LIST = [
             "a_scaler_skips_a_step_with_an_infinite_gradient",
             "gradients_can_be_unscaled_and_clipped",
         ),
-        r"\w+ does not support GradScaler",
+        r"[\w-]+ does not support GradScaler",
         at_construction=False,
     ),
 ]
@@ -137,7 +142,7 @@ WORDS_FOR = {
     "fused_gives_the_same_steps": "`fused`",
     "a_differentiable_step_has_a_gradient": "`differentiable`",
     "parameters_without_layers_are_trained": "refuse a model without Linear and Conv2d layers",
-    "parameters_without_elements_are_allowed": "Shampoo refuses parameters without elements",
+    "parameters_without_elements_are_allowed": "and PSGD-Kron refuse parameters without elements",
     "a_step_without_a_closure_returns_none": "`step()` without a closure",
     "gradients_can_be_used_twice": "a second step with the same gradients is an error",
 }

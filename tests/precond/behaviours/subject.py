@@ -92,9 +92,11 @@ class Subject:
     def tolerance(self) -> float:
         """The tolerance for runs that are equal up to the order of their sums.
 
-        SOAP divides rounding errors by rounding errors in directions without gradient.
+        SOAP divides rounding errors by rounding errors in directions without gradient. Muon computes
+        in bfloat16, and PSGD-Kron in float32. The sign of Lion can change.
         """
-        return 0.05 if self.name == "soap" else 1e-8
+        rough = {"soap": 0.05, "muon": 0.05, "psgd-kron": 2e-3, "lion": 0.02}
+        return rough.get(self.name, 1e-8)
 
 
 @cache
@@ -188,6 +190,11 @@ def assert_descends(model: nn.Module, optimizer: Optimizer, **options: Any) -> N
     losses = train(model, optimizer, 10 * [0], **options)
     assert min(losses[-3:]) < losses[0], losses
     assert all(p.isfinite().all() for p in model.parameters())
+
+
+def averages(optimizer: Optimizer) -> bool:
+    """Return True if the weights continue to move to an average at a learning rate of 0."""
+    return hasattr(optimizer, "eval")
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:

@@ -16,15 +16,15 @@ from trainables.workloads import RECIPE_SETTINGS, settable
 def study_on_workload(study: Study, workload: str, options: Options) -> Study:
     """Return the study with its arms on a workload.
 
-    An arm is added for each optimizer in `--optimizers` that is a plugin's, or that the study may
-    not know (`Study.any_optimizer`). The arms of a study of any optimizers have the order of the
-    command.
+    An arm is added for each optimizer in `--optimizers` that is a plugin's or has the prefix
+    `pytorch-optimizer:`, or that the study may not know (`Study.any_optimizer`). The arms of a
+    study of any optimizers have the order of the command.
     """
     arms, names = study.arms_of(workload), list(dict.fromkeys(options.optimizers or []))
     added = [
         name
         for name in names
-        if not name_error(name) and (study.any_optimizer or lookup(name).plugin)
+        if not name_error(name) and (study.any_optimizer or lookup(name).external)
     ]
     known = {arm.optimizer for arm in arms}
     arms += [Arm(optimizer=name) for name in added if name not in known]

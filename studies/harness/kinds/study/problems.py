@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from precond.hyperparameters import nearest
-from precond.registry import REGISTRY, SEPARATOR, name_error
+from precond.peers.library import is_library_name
+from precond.registry import REGISTRY, SEPARATOR, lookup, name_error
 from studies.harness.design import matching
 from studies.harness.design.arms import Arm, levels_of, spelled
 from studies.harness.design.options import Options
@@ -83,15 +84,15 @@ def option_problems(
     errors = []
     for name in options.optimizers or []:
         error = name_error(name, ADVICE)
-        if name in allowed or (study.any_optimizer and not error):
+        if name in allowed or (not error and (study.any_optimizer or lookup(name).external)):
             continue
-        advice = ADVICE if error and SEPARATOR not in name else ""
-        errors.append(
-            f'--optimizers = "{name}": not an optimizer of {study.name}.'
-            f"{nearest(name, allowed, advice)}"
-        )
-        if error and SEPARATOR in name:
+        if error and (SEPARATOR in name or is_library_name(name)):
             errors.append(error)
+        else:
+            errors.append(
+                f'--optimizers = "{name}": not an optimizer of {study.name}.'
+                f"{nearest(name, allowed, ADVICE if error else '')}"
+            )
     for factor in [*options.levels, *options.only]:
         if not levels:
             errors.append(

@@ -44,8 +44,10 @@ OPTIMIZERS: dict[str, Style] = {
     "kfac": (VERMILION, "--"), "ekfac": (VERMILION, "-"), "eva": (PURPLE, ":"), "steve": (GREEN, "-"),
     "adam": (ORANGE, "--"), "adamw": (ORANGE, "-"), "soap": (PURPLE, "-"), "shampoo": (GRAY, "-"),
     "sketchysgd": (GRAY, "--"), "adahessian": ("black", SPARSE), "skfac": (ORANGE, "-."),
-    "ggt": (SKY, "-."), "mfac": (BLUE, "--"), "kbfgs": (PURPLE, "--"), "kbfgs-l": (PURPLE, "-."),
-    "nysact-s+orthogonal": (BLUE, ":"),
+    "ggt": (SKY, "-."), "mfac": (BLUE, "--"), "kbfgs": (PURPLE, DASH_DOT_DOT), "kbfgs-l": (PURPLE, SPARSE),
+    "nysact-s+orthogonal": (BLUE, ":"), "muon": (GREEN, "--"), "lion": (PURPLE, "--"),
+    "adopt": (ORANGE, ":"), "sophia-h": (VERMILION, "-."), "psgd-kron": (PURPLE, "-."),
+    "schedulefree-adamw": (SKY, ":"), "shampoo-graft": (GRAY, "-."),
 }  # fmt: skip
 # The styles of other optimizers, and of the second and later arms of an optimizer.
 SPARE: tuple[Style, ...] = tuple(
@@ -62,6 +64,9 @@ NAMES = {
     "nysact-s": "NysAct-S", "nysact-g": "NysAct-G", "adam": "Adam", "adamw": "AdamW", "eva": "Eva",
     "sketchysgd": "SketchySGD", "shampoo": "Shampoo", "adahessian": "AdaHessian",
     "skfac": "SKFAC", "ggt": "GGT", "mfac": "M-FAC", "kbfgs": "K-BFGS", "kbfgs-l": "K-BFGS(L)",
+    "muon": "Muon", "lion": "Lion", "adopt": "ADOPT", "sophia-h": "Sophia-H",
+    "psgd-kron": "PSGD-Kron", "schedulefree-adamw": "Schedule-Free AdamW",
+    "shampoo-graft": "Shampoo-Graft",
 }  # fmt: skip
 
 
