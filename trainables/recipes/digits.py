@@ -3,8 +3,8 @@
 The values of `digits/cnn` were tuned for this project on seeds that no study uses; docs/digits.md
 records the measurements. `digits/mlp` has the same values. The as-released variants have the
 conventions of the released code and the corresponding damping. Their other values are those of the
-corrected variants. `digits/autoencoder` has no as-released variants. The values of SKFAC, GGT and
-M-FAC are provisional: they are the best of a few short trials with one seed.
+corrected variants. `digits/autoencoder` has no as-released variants. The values of SKFAC, K-BFGS,
+GGT and M-FAC are provisional: they are the best of a few short trials with one seed.
 """
 
 from collections.abc import Mapping
@@ -61,6 +61,7 @@ DIGITS_CNN = Recipe(
         "ekfac": {"lr": 0.3, "damping": 3.0, "basis_interval": 50},
         "steve": {"lr": 0.001, "basis_interval": 50},
         "skfac": {"lr": 0.3, "damping": 1.0},
+        **dict.fromkeys(("kbfgs", "kbfgs-l"), {"lr": 0.1, "damping": 0.3}),
         "ggt": {"lr": 0.03},
         "mfac": {"lr": 0.01, "damping": 1e-3, "window": 128},
     },
