@@ -111,7 +111,8 @@ class SecondPass:
             for bank in self._banks:
                 bank.forwards.drop(bank.layers)
                 bank.forwards.finish(bank.layers)
-            if (repeated := self._count_backwards()) != self._backwards:
+            repeated = self._count_backwards()
+            if self._backwards and repeated != self._backwards:
                 raise RuntimeError(
                     f"the gradients of this step are those of {counted(self._backwards, 'backward')}, "
                     f"but the closure ran {repeated} when it was called again: the closure must "

@@ -16,7 +16,8 @@ For each layer, H_g (x) H_a approximates the inverse Hessian, with eps = sqrt(rh
 m_a and m_h are means over examples and positions; m_g is a mean over examples of the gradient of
 one example's loss, summed over positions. beta is 0.9. A is divided by 1 - beta^k after k updates
 when it is read. The two kinds of damping and the BFGS update are in `parts/bfgs.py`. H_a needs no
-damping, because s_a^T y_a >= eps s_a^T s_a.
+damping, because s_a^T y_a >= eps s_a^T s_a. A layer that is called for the first time after the
+first step starts at H_a = I / eps.
 
 K-BFGS(L) keeps the last `memory` damped pairs instead of H_g, and starts at H_g = I in each step. As
 in the released code, H_a is a dense matrix in both methods.
@@ -92,15 +93,12 @@ class KBFGSState:
         s: Average difference of the outputs, `[L, o]`.
         y: Average difference of the output gradients, `[L, o]`.
         factor: H_g and H_a.
-        started: True for the slots in which H_a is the inverse of a damped A or an update of it.
     """
 
     statistic: MovingAverage
     s: MovingAverage
     y: MovingAverage
     factor: Inverses
-    started: Tensor
-    _all_started: bool = False  # known on the host
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +125,8 @@ class KBFGS(Algorithm[KBFGSState]):
         return True
 
     def refresh_due(self, step: int) -> bool:
-        """Return True: a layer may get its first statistics in any step."""
-        return True
+        """Return False: a bank computes H_a once, when it has no factor."""
+        return False
 
     def new_state(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> KBFGSState:
         """Return A = 0, H_a = I / sqrt(damping) and H_g = I."""
@@ -140,7 +138,6 @@ class KBFGS(Algorithm[KBFGSState]):
             s=MovingAverage.zeros(length, o, like=like),
             y=MovingAverage.zeros(length, o, like=like),
             factor=Inverses(self._new_inverse(length, o, like), inputs),
-            started=like.new_zeros(length, dtype=torch.bool),
         )
 
     def _new_inverse(self, length: int, width: int, like: Tensor) -> Inverse:
@@ -157,16 +154,11 @@ class KBFGS(Algorithm[KBFGSState]):
         state.statistic.commit(self.ema_decay)
 
     def refresh(self, state: KBFGSState) -> Outcome:
-        """Compute H_a = (A + eps I)^{-1} for layers that have an A for the first time."""
-        if state._all_started:
-            return Outcome.of(torch.ones_like(state.started))
-        new = (state.statistic.weight > 0) & ~state.started
-        inverse, (ok, retried) = linalg.damped_inverse(state.statistic.mean(), self.damping**0.5)
+        """Compute H_a = (A + eps I)^{-1}, which is I / eps for layers that have no A yet."""
+        inverse, outcome = linalg.damped_inverse(state.statistic.mean(), self.damping**0.5)
         matrix = state.factor.inputs.matrix
-        matrix.copy_(linalg.select(new & ok, inverse, matrix))
-        state.started |= new & ok
-        state._all_started = bool(state.started.all())
-        return Outcome(state.started.clone(), new & retried)
+        matrix.copy_(linalg.select(outcome.ok, inverse, matrix))
+        return outcome
 
     def precondition(
         self, state: KBFGSState, gradients: Tensor, lr: float, overwrite: bool = False
@@ -199,7 +191,7 @@ class KBFGS(Algorithm[KBFGSState]):
         y = (state.statistic.mean() @ s + self.damping**0.5 * s).squeeze(2)
         s = s.squeeze(2)
         norm = torch.linalg.vector_norm(m_a, dim=1)
-        h_a.update(s, y, before.seen & state.started & bfgs.usable(s, y, norm))
+        h_a.update(s, y, before.seen & bfgs.usable(s, y, norm))
 
     def curvature(self, state: KBFGSState) -> Curvature:
         """Return A."""

@@ -76,11 +76,12 @@ def assert_equal(actual: Weights, expected: Weights, tolerance: float = 1e-10) -
         torch.testing.assert_close(actual[key], value, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [n for n in NAMES if not precond.needs_closure(build(n, make()))])
 def test_pruning_during_training_equals_a_mask(name):
     """Each step has two micro-batches, of which the first must not count as discarded.
 
-    The `weight` of a pruned layer is not a parameter, so it has no `grad`.
+    The `weight` of a pruned layer is not a parameter, so it has no `grad`. The masks are applied
+    after the step, too late for a second evaluation inside the step.
     """
 
     def run(pruned: bool) -> Weights:

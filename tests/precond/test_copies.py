@@ -7,17 +7,19 @@ import gc
 import io
 import pickle
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import precond
+from precond.closures import step
 from precond.optimizer import Preconditioned
 from precond.registry import REGISTRY
-from tests import closures
 from tests.composed import COMPOSED
 
 NAMES = [
@@ -59,13 +61,12 @@ def backward(model: nn.Module, optimizer: Any, number: int) -> None:
     generator = torch.Generator().manual_seed(number)
     x = torch.randn(12, 1, 4, 4, generator=generator)
     optimizer.zero_grad()
-    closures.classify(optimizer, model, x, torch.arange(12) % 3)
+    precond.backward(F.cross_entropy(model(x), torch.arange(12) % 3), optimizer)
 
 
 def train(model: nn.Module, optimizer: Any, numbers: range) -> None:
     for number in numbers:
-        backward(model, optimizer, number)
-        optimizer.step()
+        step(optimizer, partial(backward, model, optimizer, number))
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:

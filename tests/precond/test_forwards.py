@@ -170,7 +170,12 @@ def test_a_batch_discarded_by_zeroing_leaves_no_trace(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_discarded_batch_would_change_the_step(name):
     """Without the call that discards it, the batch changes the steps in the tests above."""
-    accumulated = train(name, lambda model, _: backward(model, 50, factor=30.0))
+
+    def accumulate(model: nn.Module, optimizer: Any) -> None:
+        backward(model, 50, factor=30.0)
+        closures.repeat(optimizer, lambda: [backward(model, number) for number in (0, 50)])
+
+    accumulated = train(name, after=accumulate)
     assert not torch.allclose(accumulated, train(name), rtol=1e-3)
 
 
@@ -236,8 +241,7 @@ def two_losses(name: str, mode: str) -> Tensor:
         losses[1].backward()
     else:
         torch.autograd.backward(losses)
-    backwards = 2 if mode == "one after the other" else 1
-    closures.repeat(optimizer, lambda: [backward(model, 0) for _ in range(backwards)])
+    closures.repeat(optimizer, partial(backward, model, 0))
     optimizer.step()
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
@@ -271,6 +275,7 @@ def test_gradients_that_are_assigned_are_preconditioned(name):
         model = make()
         optimizer = build(name, model)
         x, y = batch(0)
+        closures.repeat(optimizer, partial(backward, model, 0))
         loss = F.cross_entropy(model(x), y)
         if assign:
             parameters = list(model.parameters())

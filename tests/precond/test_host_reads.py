@@ -36,6 +36,7 @@ OPTIMIZERS = {
 # Steps 0 and 4 are refreshes, 2 is a statistics step, and 1, 3 and 5 are plain steps. EKFAC, and
 # STEVE with per-example moments, also update statistics in all other steps.
 STEPS = 6
+ONE_REFRESH = ("kbfgs", "kbfgs-l")  # later, their factors are updated without a factorisation
 SETTINGS = {
     **{"cov_interval": 2, "inv_interval": 4, "basis_interval": 4, "interval": 4},
     **{"rank": 4, "damping": 0.3, "window": 4},
@@ -176,7 +177,8 @@ def text(value: Any) -> str | None:
 @pytest.mark.parametrize(("name", "options"), cases(), ids=text)
 def test_only_a_refresh_reads_and_only_one_flag_per_bank(name, options):
     steps = train(name, **options)
-    assert steps[0].refreshes == steps[4].refreshes == 5
+    assert steps[0].refreshes == 5
+    assert steps[4].refreshes == (0 if name in ONE_REFRESH else 5)
     assert not any(step.refreshes for step in steps[1::2])
     for step in steps:
         step.check(flags=50 if options.get("resample") else 1)
@@ -184,6 +186,8 @@ def test_only_a_refresh_reads_and_only_one_flag_per_bank(name, options):
 
 def accumulate(training: Training, number: int) -> None:
     training.backward(number + 100)
+    numbers = number, number + 100
+    closures.repeat(training.optimizer, lambda: [training.backward(n) for n in numbers])
 
 
 def discard_a_batch(training: Training, number: int) -> None:
