@@ -25,9 +25,8 @@ class FOOF(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        rule: The update rule, which follows the preconditioner: sgd, adam, sign, orthogonal. The other
-            arguments of the rule are those of `sgd`; "Update rules" in `docs/algorithms.md`
-            lists those of the others.
+        rule: The update rule: sgd, adam, sign, orthogonal. The arguments below are those of
+            `sgd`; "Update rules" in `docs/algorithms.md` lists those of the other rules.
         lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. The released code of NysAct does
@@ -98,9 +97,8 @@ class NysAct(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        rule: The update rule, which follows the preconditioner: sgd, adam, sign, orthogonal. The other
-            arguments of the rule are those of `sgd`; "Update rules" in `docs/algorithms.md`
-            lists those of the others.
+        rule: The update rule: sgd, adam, sign, orthogonal. The arguments below are those of
+            `sgd`; "Update rules" in `docs/algorithms.md` lists those of the other rules.
         lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. The released code of NysAct does
@@ -188,9 +186,8 @@ class KFAC(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        rule: The update rule, which follows the preconditioner: sgd, adam, sign, orthogonal. The other
-            arguments of the rule are those of `sgd`; "Update rules" in `docs/algorithms.md`
-            lists those of the others.
+        rule: The update rule: sgd, adam, sign, orthogonal. The arguments below are those of
+            `sgd`; "Update rules" in `docs/algorithms.md` lists those of the other rules.
         lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. The released code of NysAct does
@@ -280,9 +277,8 @@ class SKFAC(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        rule: The update rule, which follows the preconditioner: sgd, adam, sign, orthogonal. The other
-            arguments of the rule are those of `sgd`; "Update rules" in `docs/algorithms.md`
-            lists those of the others.
+        rule: The update rule: sgd, adam, sign, orthogonal. The arguments below are those of
+            `sgd`; "Update rules" in `docs/algorithms.md` lists those of the other rules.
         lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. The released code of NysAct does
@@ -351,9 +347,8 @@ class Eva(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        rule: The update rule, which follows the preconditioner: sgd, adam, sign, orthogonal. The other
-            arguments of the rule are those of `sgd`; "Update rules" in `docs/algorithms.md`
-            lists those of the others.
+        rule: The update rule: sgd, adam, sign, orthogonal. The arguments below are those of
+            `sgd`; "Update rules" in `docs/algorithms.md` lists those of the other rules.
         lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. The released code of NysAct does
@@ -430,9 +425,8 @@ class EKFAC(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        rule: The update rule, which follows the preconditioner: sgd, adam, sign, orthogonal. The other
-            arguments of the rule are those of `sgd`; "Update rules" in `docs/algorithms.md`
-            lists those of the others.
+        rule: The update rule: sgd, adam, sign, orthogonal. The arguments below are those of
+            `sgd`; "Update rules" in `docs/algorithms.md` lists those of the other rules.
         lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. The released code of NysAct does
