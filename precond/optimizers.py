@@ -95,7 +95,7 @@ def explicit(
             super(cls, self).__init__(*arguments, **hyperparameters)
 
         initialise: Any = __init__
-        initialise.__signature__ = inspect.Signature([*shared, *starmap(_parameter, fields)])
+        initialise.__signature__ = inspect.Signature([*shared, *starmap(parameter_of, fields)])
         cls.__init__ = initialise
         texts = {"summary": cls.__doc__, "module": kinds[-1].__module__, "arguments": descriptions}
         texts["rule"] = RULE if any_rule else ""
@@ -106,7 +106,7 @@ def explicit(
     return decorate
 
 
-def _parameter(field: dataclasses.Field[Any], kind: type) -> Parameter:
+def parameter_of(field: dataclasses.Field[Any], kind: type) -> Parameter:
     """Return the parameter of the signature for a field."""
     literal: Any = Literal
     choices = field.metadata["choices"]

@@ -26,7 +26,7 @@ from torch import nn
 import precond
 from precond.algorithms import steve
 from precond.optimizer import Preconditioned
-from precond.optimizers import _parameter
+from precond.optimizers import parameter_of
 from precond.registry import REGISTRY
 from precond.rules import DEFAULT, RULES
 from precond.rules.kfe_adam import KFEAdamRule
@@ -53,7 +53,6 @@ from torch import Tensor, nn
 
 from precond.algorithms import ggt, mfac, sketchysgd
 from precond.optimizer import Preconditioned
-from precond.optimizers import _parameter
 
 # fmt: off
 '''
@@ -107,7 +106,7 @@ def constructor(hyperparameters: list[str]) -> str:
 def rule_parameters(kind: Any, rule: str) -> list[inspect.Parameter]:
     """Return the hyperparameters of an optimizer with another update rule."""
     kinds = RULES[rule], kind.algorithm_type
-    return [_parameter(field, k) for k in kinds for field in dataclasses.fields(k)]
+    return [parameter_of(field, k) for k in kinds for field in dataclasses.fields(k)]
 
 
 def file_text() -> str:

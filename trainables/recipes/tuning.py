@@ -44,7 +44,7 @@ SPACES: Mapping[str, Space] = {
     "nysact-s": _INPUTS,
     "nysact-g": _INPUTS,
     "eva": {"lr": (3e-3, 3.0), "damping": (0.01, 10.0)},
-    "nysact-s+orthogonal": {"lr": (1e-3, 0.3), "damping": (0.03, 10.0)},
+    "nysact-s+orthogonal": {"lr": (1e-3, 1.0), "damping": (0.03, 10.0), "adam_lr": (1e-4, 0.1)},
     "kfac": {"lr": (0.01, 10.0), "damping": (1e-3, 10.0)},
     "skfac": {"lr": (0.01, 10.0), "damping": (1e-3, 10.0)},
     "kbfgs": _QUASI_NEWTON,
