@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from precond import registry
     from precond.attention import separate_attention
+    from precond.auditing.compare import audit
     from precond.diagnostics.observe import observe
     from precond.hessian import backward
     from precond.hyperparameters import HyperparameterError
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EKFAC", "FOOF", "GGT", "KFAC", "MFAC", "SKFAC", "STEVE", "Coverage", "Eva",
-    "HyperparameterError", "NysAct", "SketchySGD", "available", "backward", "build", "check",
+    "HyperparameterError", "NysAct", "SketchySGD", "audit", "available", "backward", "build", "check",
     "coverage", "defaults", "observe", "registry", "separate_attention",
 ]  # fmt: skip
 
@@ -51,6 +52,7 @@ _MODULES = {
     **dict.fromkeys(("available", "build", "check", "defaults"), "registry"),
     "Coverage": "layer_coverage",
     "HyperparameterError": "hyperparameters",
+    "audit": "auditing.compare",
     "backward": "hessian",
     "coverage": "layer_coverage",
     "observe": "diagnostics.observe",

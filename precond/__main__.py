@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 
 from precond.algorithm import MODES, Card
+from precond.auditing import command
 from precond.registry import REGISTRY
 
 WIDTH = 80
@@ -42,11 +44,16 @@ REFUSALS = (
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print a description of every registered optimizer."""
-    parser = argparse.ArgumentParser(prog="python -m precond", description=__doc__)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a description of every registered optimizer, or run `audit`; return the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] == "audit":
+        return command.main(arguments[1:])
+    epilog = "`python -m precond audit A B` compares two optimizers; see its --help."
+    parser = argparse.ArgumentParser(prog="python -m precond", description=__doc__, epilog=epilog)
     parser.add_argument("--markdown", action="store_true", help="print the tables in Markdown")
     print(markdown() if parser.parse_args(arguments).markdown else text())
+    return 0
 
 
 def text() -> str:
@@ -101,4 +108,4 @@ def _values(card: Card | None) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,0 +1,230 @@
+"""Explain the difference between two trajectories by conventions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, combinations
+
+from torch import Tensor
+
+from precond.auditing.conventions import (
+    CATALOGUE,
+    FAMILIES,
+    Conventions,
+    declared,
+    differences,
+)
+from precond.auditing.directions import Change, Method, changes, declared_changes
+from precond.auditing.estimation import error
+from precond.auditing.fitting import Observed, fit, simplified
+from precond.auditing.problem import Problem
+from precond.auditing.sides import Side
+from precond.auditing.trajectory import Trajectory
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A convention in which the two sides differ.
+
+    Attributes:
+        convention: Its name: a field of `Conventions`, or a hyperparameter of a side.
+        title: Its name in words.
+        a: What side A does.
+        b: What side B does.
+    """
+
+    convention: str
+    title: str
+    a: str
+    b: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Differences which together reproduce the numbers of both sides.
+
+    Attributes:
+        differences: The conventions; all other conventions are equal.
+        error: The largest relative difference between an update and the one that the conventions
+            give, over both sides, all steps and all tensors.
+    """
+
+    differences: tuple[Difference, ...]
+    error: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two sides, and what they did along the path of side A.
+
+    Attributes:
+        sides: The sides A and B.
+        trajectories: Their trajectories; the weights and gradients of both are those of A.
+        problem: The model and the batches.
+        limit: The largest relative difference that counts as rounding.
+    """
+
+    sides: tuple[Side, Side]
+    trajectories: tuple[Trajectory, Trajectory]
+    problem: Problem
+    limit: float
+
+    def observed(self, number: int, directions: Tensor | None = None) -> Observed:
+        """Return the updates of a side, as a function of the gradients or of directions."""
+        path = self.trajectories[0]
+        path = path if directions is None else path.along(directions)
+        return Observed(path, self.trajectories[number].updates, self.limit)
+
+    @property
+    def layerwise(self) -> bool:
+        """True if a side lists layers that it preconditions; then no reference can explain it."""
+        return any(t.layerwise for t in self.trajectories)
+
+
+def explain(pair: Pair) -> list[Explanation]:
+    """Return the smallest explanations; several if this run does not distinguish them."""
+    if not pair.layerwise and (results := _by_reference(pair)):
+        return results
+    for number in (1, 0):
+        for neutral in (True, False):
+            if results := _by_method(pair, number, neutral):
+                return results
+    return []
+
+
+def _families(*settings: dict[str, float]) -> list[Conventions]:
+    """Return the members of all families with declared values; later values have precedence."""
+    values = {name: value for group in settings for name, value in group.items()}
+    return [replace(family, **values) for family in FAMILIES.values()]
+
+
+def reference_of(pair: Pair, number: int) -> list[Conventions]:
+    """Return the conventions that reproduce a side from the gradients."""
+    own, other = (declared(pair.trajectories[i].settings) for i in (number, 1 - number))
+    return fit(pair.observed(number), _families(other, own), other, estimates=1)
+
+
+def _by_reference(pair: Pair) -> list[Explanation]:
+    """Explain both sides as functions of the gradients."""
+    for number in (0, 1):
+        results = [
+            explanation
+            for base in reference_of(pair, number)
+            if (explanation := _from_base(pair, number, base))
+        ]
+        if results:
+            return min(results, key=lambda explanations: len(explanations[0].differences))
+    return []
+
+
+def _from_base(pair: Pair, number: int, base: Conventions) -> list[Explanation]:
+    """Explain the other side by changes of `base`, which reproduces side `number`."""
+    own = pair.observed(number), base
+    other = pair.observed(1 - number)
+    values = declared(pair.trajectories[1 - number].settings)
+    starts = list(dict.fromkeys([base, replace(base, **values)]))
+    matches = fit(other, starts, values)
+    if not matches:
+        suggestions = declared(pair.trajectories[number].settings)
+        matches = fit(other, _families(values), suggestions, estimates=1)
+    return _smallest(_explanation(own, (other, match), number) for match in matches)
+
+
+def _smallest(explanations: Iterable[Explanation]) -> list[Explanation]:
+    candidates = list(dict.fromkeys(explanations))
+    size = min((len(candidate.differences) for candidate in candidates), default=0)
+    return [candidate for candidate in candidates if len(candidate.differences) == size]
+
+
+def _explanation(
+    own: tuple[Observed, Conventions],
+    other: tuple[Observed, Conventions],
+    number: int,
+    changed: Sequence[Change] = (),
+) -> Explanation:
+    """Return the explanation by the conventions of side `number` and of the other side."""
+    base, (target, match) = own[1], other
+    fixed = {"weight_decay"} if any(change.decayed for change in changed) else set()
+    match = match if fixed else simplified(target, match, base)
+    pairs = [(c.title, c.title, c.before, c.after) for c in changed]
+    pairs += [
+        (name, _title(name), _sentence(name, base), _sentence(name, match))
+        for name in differences(base, match)
+        if name not in fixed
+    ]
+    order = slice(None, None, -1 if number else 1)
+    results = tuple(Difference(name, title, *texts[order]) for name, title, *texts in pairs)
+    errors = (error(c, o.trajectory, o.updates, o.limit) for o, c in (own, other))
+    return Explanation(results, max(errors))
+
+
+def _title(name: str) -> str:
+    return CATALOGUE[name].title if name in CATALOGUE else f"value of {name}"
+
+
+def _sentence(name: str, conventions: Conventions) -> str:
+    value = getattr(conventions, name)
+    return CATALOGUE[name].choices[value] if name in CATALOGUE else f"{name} = {value:.6g}"
+
+
+def _by_method(pair: Pair, number: int, neutral: bool) -> list[Explanation]:
+    """Explain the other side by the directions of side `number` and changes of it."""
+    method = Method(pair.sides[number], pair.problem, pair.trajectories[0], neutral)
+    plain = _directions(method)
+    if plain is None:
+        return []
+    own = pair.observed(number, plain)
+    bases = fit(own, [method.start], {}, estimates=0)
+    if not bases:
+        return []
+    base = bases[0]
+    values = declared(pair.trajectories[1 - number].settings)
+    starts = list(dict.fromkeys([base, replace(base, **_rule_values(values))]))
+    for stage in _stages(pair, number, base.weight_decay):
+        results: list[Explanation] = []
+        for depth, selection in stage:
+            directions = _directions(method, *selection) if selection else plain
+            if directions is None:
+                continue
+            other = pair.observed(1 - number, directions)
+            decayed = any(change.decayed for change in selection)
+            begin = [replace(start, weight_decay=0.0) for start in starts] if decayed else starts
+            matches = fit(other, begin, values, depth, estimates=0 if selection else 1)
+            results += [
+                _explanation((own, base), (other, match), number, selection) for match in matches
+            ]
+        if results:
+            return _smallest(results)
+    return []
+
+
+def _rule_values(values: dict[str, float]) -> dict[str, float]:
+    names = ("lr", "beta1", "weight_decay")
+    return {name: values[name] for name in names if name in values}
+
+
+def _stages(
+    pair: Pair, number: int, weight_decay: float
+) -> Iterator[list[tuple[int, tuple[Change, ...]]]]:
+    """Yield lists of selections of changes, the most likely first.
+
+    Each selection comes with the number of conventions of the reference that may differ, too.
+    """
+    side, other = pair.sides[number], pair.sides[1 - number]
+    given = declared_changes(side, other)
+    yield [(2, ())]
+    for size in range(1, len(given) + 1):
+        yield [(0, part) for part in combinations(given, size)]
+    if given:
+        yield [(1, tuple(given))]
+    decay = weight_decay or declared(other.settings).get("weight_decay", 0.0)
+    yield [(1, (change,)) for change in chain(given, changes(side, decay))]
+
+
+def _directions(method: Method, *selection: Change) -> Tensor | None:
+    """Return the directions, or None if the method refuses the changes."""
+    try:
+        return method.directions(*selection)
+    except Exception:
+        return None
