@@ -70,16 +70,20 @@ def audit(
         ]
     )
     first = _first(pair, differences)
+    names = tuple(path.layout.shapes)
+    unequal = [
+        name for name, column in zip(names, differences.T, strict=True) if column.max() > tolerance
+    ]
     return Audit(
         labels=(sides[0].label, sides[1].label),
         steps=steps,
         tolerance=tolerance,
         model=contents,
         omitted=omitted,
-        tensors=tuple(path.layout.shapes),
+        tensors=names,
         table=tuple(map(tuple, differences.tolist())),
         first=first,
-        explanations=() if first is None else tuple(explain(pair)),
+        explanations=() if first is None else tuple(explain(pair, unequal)),
         hidden=tuple(hidden(pair)),
     )
 
@@ -120,15 +124,14 @@ def _first(pair: Pair, differences: Tensor) -> Unlike | None:
     step = int(steps[0])
     largest = differences[step].max()
     number = int((differences[step] >= 0.99 * largest).nonzero()[0])  # the first one of a tie
-    path, other = pair.trajectories
-    part = path.layout.segments == number
-    u, v = path.updates[step][part], other.updates[step][part]
-    sizes = u.norm().item(), v.norm().item()
-    cosine = (u @ v).item() / (sizes[0] * sizes[1]) if all(sizes) else 0.0
+    norms = pair.trajectories[0].layout.norms
+    u, v = (trajectory.updates[step] for trajectory in pair.trajectories)
+    sizes = norms(u), norms(v)
+    cosines = (norms(u + v).square() - norms(u - v).square()) / (4 * sizes[0] * sizes[1])
     return Unlike(
         step=step + 1,
-        tensor=list(path.layout.shapes)[number],
+        tensor=list(pair.trajectories[0].layout.shapes)[number],
         difference=differences[step, number].item(),
-        cosine=cosine,
-        ratio=sizes[1] / sizes[0] if sizes[0] else float("inf"),
+        cosine=cosines.nan_to_num(0.0).min().item(),
+        ratio=(sizes[1][number] / sizes[0][number]).item(),
     )

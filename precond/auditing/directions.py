@@ -7,13 +7,17 @@ the gradients.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from precond.auditing import reference
 from precond.auditing.conventions import Conventions, declared
+from precond.auditing.estimation import DIGITS, ITERATIONS, SMALL
 from precond.auditing.problem import Problem
 from precond.auditing.sides import Side
 from precond.auditing.trajectory import Gradient, Trajectory, follow
@@ -33,6 +37,7 @@ class Change:
         settings: Changed hyperparameters.
         gradient: Replaces the gradients (see `follow`).
         delayed: Use the statistics of the step before (see `follow`).
+        separate: Apply the biases in modules of their own, where they are not preconditioned.
         decayed: True if the changed directions contain the weight decay.
     """
 
@@ -42,6 +47,7 @@ class Change:
     settings: Mapping[str, Any] = field(default_factory=dict)
     gradient: Gradient | None = None
     delayed: bool = False
+    separate: bool = False
     decayed: bool = False
 
 
@@ -60,9 +66,12 @@ class Method:
         values = declared(self.side.settings)
         if not self.neutral:
             return Conventions(lr=values.get("lr", 1.0))
-        known = {name: values[name] for name in ("lr", "beta1", "weight_decay") if name in values}
-        nesterov = "yes" if self.side.settings.get("nesterov") is True else "no"
-        return Conventions(**{"lr": 1.0, **known}, nesterov=nesterov)
+        return Conventions(
+            lr=values.get("lr", 1.0),
+            beta1=values.get("beta1", 0.0),
+            weight_decay=values.get("weight_decay", 0.0),
+            nesterov="yes" if self.side.settings.get("nesterov") is True else "no",
+        )
 
     def directions(self, *changes: Change) -> Tensor:
         """Return the directions `[T, D]` of the method with changes."""
@@ -71,7 +80,7 @@ class Method:
         gradients = [change.gradient for change in changes if change.gradient is not None]
         trajectory = follow(
             self.side,
-            self.problem,
+            replace(self.problem, separate=any(change.separate for change in changes)),
             self.path,
             gradient=gradients[0] if gradients else None,
             delayed=any(change.delayed for change in changes),
@@ -111,12 +120,18 @@ def changes(method: Side, weight_decay: float) -> Iterator[Change]:
         yield from (setting(name, value, option) for option in options)
     if weight_decay:
         yield Change(
-            "place of the weight decay",
+            "place of the decay",
             "weight_decay w is not preconditioned",
             "weight_decay w is added to g and preconditioned",
             gradient=lambda gradient, weights: gradient + weight_decay * weights,
             decayed=True,
         )
+    yield Change(
+        "bias",
+        "the bias is a column of its layer's matrix",
+        "the bias is not preconditioned, and no column of its layer's matrix",
+        separate=True,
+    )
     yield Change(
         "use of the statistics",
         "the statistics of a step are used in the same step",
@@ -129,3 +144,40 @@ def changes(method: Side, weight_decay: float) -> Iterator[Change]:
         "the gradient is divided by the norm of all gradients before it is preconditioned",
         gradient=lambda gradient, weights: gradient / gradient.norm(),
     )
+
+
+def estimated_changes(method: Method, base: Conventions, updates: Tensor) -> Iterator[Change]:
+    """Yield the changes of a positive hyperparameter to the value that reproduces the updates."""
+    for name, value in method.side.settings.items():
+        if name in RULE or not isinstance(value, float) or value <= 0:
+            continue
+        if (result := _estimated(method, base, updates, name, value)) is not None:
+            yield setting(name, value, float(f"{result:.{DIGITS}g}"))
+
+
+def _estimated(
+    method: Method, base: Conventions, updates: Tensor, name: str, value: float
+) -> float | None:
+    """Return the value of a hyperparameter, from Gauss-Newton iterations on its logarithm."""
+
+    def residual(x: float) -> Tensor:
+        directions = method.directions(setting(name, value, math.exp(x)))
+        rows = reference.updates(base, method.path.along(directions))
+        return (torch.stack(list(rows)) - updates) / updates.norm(dim=1, keepdim=True)
+
+    x, old, step = math.log(value), math.inf, 1e-6
+    for _ in range(ITERATIONS):
+        try:
+            error = residual(x)
+            slope = (residual(x + step) - error) / step
+        except Exception:  # the value is out of range
+            return None
+        size = error.norm().item()
+        if size <= SMALL * 1e-8:
+            break
+        if not size < 0.7 * old or not slope.norm() > 0:
+            return None if not size <= SMALL else math.exp(x)
+        old = size
+        change = ((slope * error).sum() / slope.square().sum()).item()
+        x -= max(-2.0, min(2.0, change))
+    return math.exp(x)

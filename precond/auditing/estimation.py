@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from precond.auditing import reference
-from precond.auditing.conventions import Conventions
+from precond.auditing.conventions import Conventions, is_valid
 from precond.auditing.trajectory import Trajectory
 
 ITERATIONS = 12
@@ -71,7 +71,8 @@ def estimate(
         if not size <= SMALL:
             return None
     result = _with(start, names, [float(f"{value:.{DIGITS}g}") for value in x.tolist()])
-    return result if error(result, trajectory, updates, limit) <= limit else None
+    fits = is_valid(result) and error(result, trajectory, updates, limit) <= limit
+    return result if fits else None
 
 
 def _solve(

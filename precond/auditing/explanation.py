@@ -8,19 +8,21 @@ from itertools import chain, combinations
 
 from torch import Tensor
 
+from precond.auditing.catalogue import CATALOGUE
 from precond.auditing.conventions import (
-    CATALOGUE,
     FAMILIES,
     Conventions,
     declared,
     differences,
 )
-from precond.auditing.directions import Change, Method, changes, declared_changes
+from precond.auditing.directions import Change, Method, changes, declared_changes, estimated_changes
 from precond.auditing.estimation import error
-from precond.auditing.fitting import Observed, fit, simplified
+from precond.auditing.fitting import DEPTH, Observed, fit, simplified
 from precond.auditing.problem import Problem
 from precond.auditing.sides import Side
 from precond.auditing.trajectory import Trajectory
+
+Selection = tuple[int, tuple[Change, ...]]  # the conventions that may differ, too, and changes
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,13 @@ class Explanation:
     Attributes:
         differences: The conventions; all other conventions are equal.
         error: The largest relative difference between an update and the one that the conventions
-            give, over both sides, all steps and all tensors.
+            give, over both sides, all steps and the explained tensors.
+        tensors: The explained tensors, if the updates of all others are equal; empty for all.
     """
 
     differences: tuple[Difference, ...]
     error: float
+    tensors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,8 @@ class Pair:
         """Return the updates of a side, as a function of the gradients or of directions."""
         path = self.trajectories[0]
         path = path if directions is None else path.along(directions)
-        return Observed(path, self.trajectories[number].updates, self.limit)
+        updates = self.trajectories[number].updates
+        return Observed(path, updates, self.limit)
 
     @property
     def layerwise(self) -> bool:
@@ -82,12 +87,23 @@ class Pair:
         return any(t.layerwise for t in self.trajectories)
 
 
-def explain(pair: Pair) -> list[Explanation]:
-    """Return the smallest explanations; several if this run does not distinguish them."""
-    if not pair.layerwise and (results := _by_reference(pair)):
-        return results
-    for number in (1, 0):
-        for neutral in (True, False):
+def explain(pair: Pair, differing: Sequence[str]) -> list[Explanation]:
+    """Return the smallest explanations; several if this run does not distinguish them.
+
+    Args:
+        pair: The two sides.
+        differing: The tensors whose updates differ. If no explanation fits all tensors, those of
+            these tensors are returned, as for optimizers without weight decay of the biases.
+    """
+    if not pair.layerwise:
+        if results := _by_reference(pair):
+            return results
+        if len(differing) < len(pair.trajectories[0].layout.shapes):
+            a, b = (trajectory.restricted(differing) for trajectory in pair.trajectories)
+            if results := _by_reference(replace(pair, trajectories=(a, b))):
+                return [replace(result, tensors=tuple(differing)) for result in results]
+    for neutral in (True, False):
+        for number in (1, 0):
             if results := _by_method(pair, number, neutral):
                 return results
     return []
@@ -99,10 +115,12 @@ def _families(*settings: dict[str, float]) -> list[Conventions]:
     return [replace(family, **values) for family in FAMILIES.values()]
 
 
-def reference_of(pair: Pair, number: int) -> list[Conventions]:
-    """Return the conventions that reproduce a side from the gradients."""
+def references(
+    pair: Pair, number: int, depth: int = DEPTH, estimates: int = 1
+) -> list[Conventions]:
+    """Return the conventions that reproduce a side from the gradients (see `fit`)."""
     own, other = (declared(pair.trajectories[i].settings) for i in (number, 1 - number))
-    return fit(pair.observed(number), _families(other, own), other, estimates=1)
+    return fit(pair.observed(number), _families(other, own), other, depth, estimates)
 
 
 def _by_reference(pair: Pair) -> list[Explanation]:
@@ -110,7 +128,7 @@ def _by_reference(pair: Pair) -> list[Explanation]:
     for number in (0, 1):
         results = [
             explanation
-            for base in reference_of(pair, number)
+            for base in references(pair, number)
             if (explanation := _from_base(pair, number, base))
         ]
         if results:
@@ -181,7 +199,9 @@ def _by_method(pair: Pair, number: int, neutral: bool) -> list[Explanation]:
     base = bases[0]
     values = declared(pair.trajectories[1 - number].settings)
     starts = list(dict.fromkeys([base, replace(base, **_rule_values(values))]))
-    for stage in _stages(pair, number, base.weight_decay):
+    updates = pair.trajectories[1 - number].updates
+    estimated = ((0, (change,)) for change in estimated_changes(method, base, updates))
+    for stage in chain(_stages(pair, number, base.weight_decay), [estimated]):
         results: list[Explanation] = []
         for depth, selection in stage:
             directions = _directions(method, *selection) if selection else plain
@@ -204,9 +224,7 @@ def _rule_values(values: dict[str, float]) -> dict[str, float]:
     return {name: values[name] for name in names if name in values}
 
 
-def _stages(
-    pair: Pair, number: int, weight_decay: float
-) -> Iterator[list[tuple[int, tuple[Change, ...]]]]:
+def _stages(pair: Pair, number: int, weight_decay: float) -> Iterator[Iterable[Selection]]:
     """Yield lists of selections of changes, the most likely first.
 
     Each selection comes with the number of conventions of the reference that may differ, too.

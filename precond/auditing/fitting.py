@@ -8,7 +8,8 @@ from itertools import combinations
 
 from torch import Tensor
 
-from precond.auditing.conventions import Conventions, alternatives, differences, used_values
+from precond.auditing.catalogue import alternatives
+from precond.auditing.conventions import Conventions, differences, used_values
 from precond.auditing.estimation import error, estimate
 from precond.auditing.trajectory import Trajectory
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from precond.auditing.conventions import CATALOGUE, Conventions
-from precond.auditing.explanation import Pair, reference_of
+from precond.auditing.catalogue import CATALOGUE
+from precond.auditing.conventions import Conventions
+from precond.auditing.explanation import Pair, references
 
 
 def hidden(pair: Pair) -> list[str]:
@@ -16,8 +17,8 @@ def hidden(pair: Pair) -> list[str]:
     if pair.layerwise:
         return []
     for number in (0, 1):
-        if references := reference_of(pair, number):
-            return _indistinct(pair, number, references[0])
+        if bases := references(pair, number, depth=1, estimates=0):
+            return _indistinct(pair, number, bases[0])
     return []
 
 
@@ -28,7 +29,9 @@ def _indistinct(pair: Pair, number: int, base: Conventions) -> list[str]:
         others = [
             choice
             for choice in convention.differing(base)
-            if choice != current and observed.reproduced_by(replace(base, **{name: choice}))
+            if choice != current
+            and not choice.startswith("clipped")  # depends on a bound that is not known
+            and observed.reproduced_by(replace(base, **{name: choice}))
         ]
         if others:
             zero = getattr(base, convention.needs) == 0

@@ -23,8 +23,9 @@ class Unlike:
         step: The step, counted from 1.
         tensor: The parameter with the largest difference in this step.
         difference: The norm of the difference, divided by the larger norm of the two updates.
-        cosine: The cosine between the two updates; 1 if they differ only in their scale.
-        ratio: The norm of B's update divided by that of A's.
+        cosine: The smallest cosine between the two updates of a tensor in this step; 1 if they
+            differ only in their scales.
+        ratio: The norm of B's update of `tensor` divided by that of A's.
     """
 
     step: int
@@ -120,9 +121,9 @@ class Audit:
     def _geometry(self, first: Unlike) -> str:
         kind = "scale only" if first.cosine > 1 - 1e-9 else "direction"
         return _fill(
-            f"In this step and tensor, the cosine between the two updates is {first.cosine:.6f}, "
-            f"and the norm of B's update is {first.ratio:.6g} times that of A's: they differ in "
-            f"their {kind}."
+            f"In this step, the smallest cosine between the two updates of a tensor is "
+            f"{first.cosine:.9f}: the updates differ in their {kind}. The norm of B's update of "
+            f"`{first.tensor}` is {first.ratio:.6g} times that of A's."
         )
 
     def _table(self) -> str:
@@ -160,6 +161,9 @@ def _explained(explanation: Explanation, heading: str) -> str:
         f"{heading}: {counted(number, 'convention')}. With {'it' if number == 1 else 'them'}, the "
         f"numbers of both sides are reproduced (largest relative error {explanation.error:.1e})."
     )
+    if explanation.tensors:
+        names = ", ".join(f"`{name}`" for name in explanation.tensors)
+        text += f" All other tensors are equal; this explains {names}."
     return "\n".join([_fill(text), *lines])
 
 

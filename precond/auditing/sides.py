@@ -72,7 +72,7 @@ class Side:
         return optimizer
 
 
-def side(description: Any) -> Side:
+def side(description: str | Side | Callable[[nn.Module], Optimizer]) -> Side:
     """Return the side of a description, or of a function `model -> optimizer`.
 
     Raises:
@@ -81,10 +81,10 @@ def side(description: Any) -> Side:
     """
     if isinstance(description, Side):
         return description
-    if not isinstance(description, str):
-        if not callable(description):
-            raise AuditError(f"{description!r}: must be a description or a function of the model")
+    if callable(description):
         return Side(getattr(description, "__name__", "function"), description)
+    if not isinstance(description, str):
+        raise AuditError(f"{description!r}: must be a description or a function of the model")
     name, values = split(description)
     if ".py:" in name:
         path, _, attribute = name.rpartition(":")

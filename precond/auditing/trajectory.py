@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,7 @@ from precond.hessian import backward
 
 CHANGE = 0.5  # factor of the learning rate in the second half of the steps
 
+Parameters = list[nn.Parameter]
 Gradient = Callable[[Tensor, Tensor], Tensor]  # a function of the gradient and the weights
 
 
@@ -93,6 +94,18 @@ class Trajectory:
     settings: Mapping[str, Any]
     layerwise: bool
 
+    def restricted(self, names: Sequence[str]) -> Trajectory:
+        """Return the trajectory of some of the parameters."""
+        shapes = self.layout.shapes
+        kept = torch.tensor([name in names for name in shapes])[self.layout.segments]
+        return replace(
+            self,
+            layout=Layout({name: shapes[name] for name in shapes if name in names}),
+            weights=self.weights[:, kept],
+            gradients=self.gradients[:, kept],
+            updates=self.updates[:, kept],
+        )
+
     def along(self, directions: Tensor) -> Trajectory:
         """Return the trajectory with other gradients."""
         return replace(self, gradients=directions)
@@ -155,7 +168,7 @@ def change_step(steps: int) -> int:
 
 
 def _step(
-    optimizer: Optimizer, model: nn.Module, parameters: list[Tensor], batch: Batch
+    optimizer: Optimizer, model: nn.Module, parameters: Parameters, batch: Batch
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Take a step; return the weights before it, the gradients, and the weights after it."""
 
@@ -169,7 +182,7 @@ def _step(
     before, gradients = _read(parameters), _read_gradients(parameters)
     if getattr(optimizer, "needs_closure", False):
         with torch.enable_grad():
-            optimizer.step(closure)
+            optimizer.step(closure)  # type: ignore[arg-type]
     else:
         optimizer.step()
     return before, gradients, _read(parameters)
@@ -178,7 +191,7 @@ def _step(
 def _evaluate_previous(
     optimizer: Optimizer,
     model: nn.Module,
-    parameters: list[Tensor],
+    parameters: Parameters,
     path: Trajectory,
     batches: list[Batch],
     step: int,
@@ -199,27 +212,27 @@ def _scale_lr(optimizer: Optimizer) -> None:
             group["lr"] = group["lr"] * CHANGE
 
 
-def _replace_gradients(parameters: list[Tensor], gradient: Gradient) -> None:
+def _replace_gradients(parameters: Parameters, gradient: Gradient) -> None:
     values = gradient(_read_gradients(parameters), _read(parameters))
     for p, part in zip(parameters, _parts(parameters, values), strict=True):
         p.grad = part.clone()
 
 
-def _read(parameters: list[Tensor]) -> Tensor:
+def _read(parameters: Parameters) -> Tensor:
     return torch.cat([p.detach().reshape(-1) for p in parameters])
 
 
-def _read_gradients(parameters: list[Tensor]) -> Tensor:
+def _read_gradients(parameters: Parameters) -> Tensor:
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in parameters]
     return torch.cat([g.reshape(-1) for g in gradients])
 
 
-def _parts(parameters: list[Tensor], vector: Tensor) -> Iterator[Tensor]:
+def _parts(parameters: Parameters, vector: Tensor) -> Iterator[Tensor]:
     parts = vector.split([p.numel() for p in parameters])
     return (part.view_as(p) for p, part in zip(parameters, parts, strict=True))
 
 
 @torch.no_grad()
-def _write(parameters: list[Tensor], vector: Tensor) -> None:
+def _write(parameters: Parameters, vector: Tensor) -> None:
     for p, part in zip(parameters, _parts(parameters, vector), strict=True):
         p.copy_(part)
