@@ -2,7 +2,7 @@
 
 `compare.py` has the function `precond.audit`. Both optimizers train copies of one small model
 (`problem.py`) in float64. Before each step, the second copy gets the weights of the first
-(`trajectory.py`), so that both optimizers see the same weights and the same gradients, and a
+(`running.py`), so that both optimizers see the same weights and the same gradients, and a
 difference of a step does not grow in the later ones. Then the differences are explained:
 
     conventions.py      the members of a family of optimizers that differ in their conventions

@@ -13,8 +13,9 @@ from precond.auditing.explanation import Pair, explain
 from precond.auditing.hidden import hidden
 from precond.auditing.problem import CONTENTS, Problem
 from precond.auditing.report import Audit, Unlike
+from precond.auditing.running import follow
 from precond.auditing.sides import AuditError, Side, first_line, side
-from precond.auditing.trajectory import Trajectory, follow
+from precond.auditing.trajectory import Trajectory
 from precond.hyperparameters import HyperparameterError, is_integer
 
 STEPS = 20

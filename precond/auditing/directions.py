@@ -19,8 +19,9 @@ from precond.auditing import reference
 from precond.auditing.conventions import Conventions, declared
 from precond.auditing.estimation import DIGITS, ITERATIONS, SMALL
 from precond.auditing.problem import Problem
+from precond.auditing.running import Gradient, follow
 from precond.auditing.sides import Side
-from precond.auditing.trajectory import Gradient, Trajectory, follow
+from precond.auditing.trajectory import Trajectory
 
 NEUTRAL: Mapping[str, Any] = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
 RULE = {*NEUTRAL, "lr", "dampening", "decoupled"}  # what the reference applies to the directions
@@ -37,7 +38,7 @@ class Change:
         settings: Changed hyperparameters.
         gradient: Replaces the gradients (see `follow`).
         delayed: Use the statistics of the step before (see `follow`).
-        separate: Apply the biases in modules of their own, where they are not preconditioned.
+        separate: Apply the biases in separate modules, where they are not preconditioned.
         decayed: True if the changed directions contain the weight decay.
     """
 

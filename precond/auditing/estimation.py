@@ -16,6 +16,7 @@ from precond.auditing.trajectory import Trajectory
 
 ITERATIONS = 12
 FIRST = 4  # steps that the estimate uses; the caller checks all others
+FAR = 1e-6  # a relative difference that is no rounding
 PATIENCE = 2  # iterations that may reduce the residual by less than half
 SMALL = 1e-4  # residual of an estimate that is checked on all steps
 DIGITS = 12  # of an estimated value
@@ -37,13 +38,17 @@ def deviation(update: Tensor, expected: Tensor, weights: Tensor, trajectory: Tra
 def error(conventions: Conventions, trajectory: Trajectory, updates: Tensor, limit: float) -> float:
     """Return the largest relative difference between the reference and given updates, `[T, D]`.
 
-    The comparison ends after the first step whose difference is larger than `limit`.
+    The comparison ends after the first step whose difference is larger than `limit`; it is infinite
+    where a difference is much larger.
     """
     largest = 0.0
     rows = zip(
         reference.updates(conventions, trajectory), updates, trajectory.weights, strict=False
     )
     for expected, update, weights in rows:
+        far = max(FAR, 10 * limit) * torch.maximum(update.norm(), expected.norm())
+        if (update - expected).norm() > far:  # in most cases
+            return math.inf
         value = deviation(update, expected, weights, trajectory).max().item()
         largest = max(largest, value)
         if largest > limit:

@@ -22,6 +22,7 @@ from precond.auditing.problem import Problem
 from precond.auditing.sides import Side
 from precond.auditing.trajectory import Trajectory
 
+MANY = 4  # declared differences of which not all combinations are tried
 Selection = tuple[int, tuple[Change, ...]]  # the conventions that may differ, too, and changes
 
 
@@ -56,6 +57,14 @@ class Explanation:
     differences: tuple[Difference, ...]
     error: float
     tensors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Updates, and the conventions that reproduce them."""
+
+    observed: Observed
+    conventions: Conventions
 
 
 @dataclass(frozen=True)
@@ -119,61 +128,59 @@ def references(
     pair: Pair, number: int, depth: int = DEPTH, estimates: int = 1
 ) -> list[Conventions]:
     """Return the conventions that reproduce a side from the gradients (see `fit`)."""
-    own, other = (declared(pair.trajectories[i].settings) for i in (number, 1 - number))
-    return fit(pair.observed(number), _families(other, own), other, depth, estimates)
+    values, others = (declared(pair.trajectories[n].settings) for n in (number, 1 - number))
+    return fit(pair.observed(number), _families(others, values), others, depth, estimates)
 
 
 def _by_reference(pair: Pair) -> list[Explanation]:
     """Explain both sides as functions of the gradients."""
     for number in (0, 1):
-        results = [
-            explanation
-            for base in references(pair, number)
-            if (explanation := _from_base(pair, number, base))
+        bases = references(pair, number)
+        if not bases:
+            continue
+        known, target = pair.observed(number), pair.observed(1 - number)
+        suggestions, values = (
+            declared(pair.trajectories[n].settings) for n in (number, 1 - number)
+        )
+        starts = dict.fromkeys([*bases, *(replace(base, **values) for base in bases)])
+        matches = fit(target, list(starts), values)
+        matches = matches or fit(target, _families(values), suggestions, estimates=1)
+        explanations = [
+            min(
+                (_explanation(Fit(known, b), Fit(target, match), number) for b in bases),
+                key=lambda explanation: len(explanation.differences),
+            )
+            for match in matches
         ]
-        if results:
-            return min(results, key=lambda explanations: len(explanations[0].differences))
+        if explanations:
+            return _smallest(explanations)
     return []
 
 
-def _from_base(pair: Pair, number: int, base: Conventions) -> list[Explanation]:
-    """Explain the other side by changes of `base`, which reproduces side `number`."""
-    own = pair.observed(number), base
-    other = pair.observed(1 - number)
-    values = declared(pair.trajectories[1 - number].settings)
-    starts = list(dict.fromkeys([base, replace(base, **values)]))
-    matches = fit(other, starts, values)
-    if not matches:
-        suggestions = declared(pair.trajectories[number].settings)
-        matches = fit(other, _families(values), suggestions, estimates=1)
-    return _smallest(_explanation(own, (other, match), number) for match in matches)
-
-
 def _smallest(explanations: Iterable[Explanation]) -> list[Explanation]:
+    """Return the different explanations with the fewest conventions."""
     candidates = list(dict.fromkeys(explanations))
-    size = min((len(candidate.differences) for candidate in candidates), default=0)
+    size = min(len(candidate.differences) for candidate in candidates)
     return [candidate for candidate in candidates if len(candidate.differences) == size]
 
 
 def _explanation(
-    own: tuple[Observed, Conventions],
-    other: tuple[Observed, Conventions],
-    number: int,
-    changed: Sequence[Change] = (),
+    known: Fit, other: Fit, number: int, changed: Sequence[Change] = ()
 ) -> Explanation:
-    """Return the explanation by the conventions of side `number` and of the other side."""
-    base, (target, match) = own[1], other
+    """Return the explanation by the fits of side `number` and of the other side."""
+    base, match = known.conventions, other.conventions
     fixed = {"weight_decay"} if any(change.decayed for change in changed) else set()
-    match = match if fixed else simplified(target, match, base)
-    pairs = [(c.title, c.title, c.before, c.after) for c in changed]
-    pairs += [
+    match = match if fixed else simplified(other.observed, match, base)
+    rows = [(change.title, change.title, change.before, change.after) for change in changed]
+    rows += [
         (name, _title(name), _sentence(name, base), _sentence(name, match))
         for name in differences(base, match)
         if name not in fixed
     ]
-    order = slice(None, None, -1 if number else 1)
-    results = tuple(Difference(name, title, *texts[order]) for name, title, *texts in pairs)
-    errors = (error(c, o.trajectory, o.updates, o.limit) for o, c in (own, other))
+    order = slice(None, None, -1 if number else 1)  # A first
+    results = tuple(Difference(name, title, *sentences[order]) for name, title, *sentences in rows)
+    pairs = ((known.observed, base), (other.observed, match))
+    errors = [error(c, o.trajectory, o.updates, o.limit) for o, c in pairs]
     return Explanation(results, max(errors))
 
 
@@ -192,8 +199,8 @@ def _by_method(pair: Pair, number: int, neutral: bool) -> list[Explanation]:
     plain = _directions(method)
     if plain is None:
         return []
-    own = pair.observed(number, plain)
-    bases = fit(own, [method.start], {}, estimates=0)
+    known = pair.observed(number, plain)
+    bases = fit(known, [method.start], {}, estimates=0)
     if not bases:
         return []
     base = bases[0]
@@ -203,17 +210,16 @@ def _by_method(pair: Pair, number: int, neutral: bool) -> list[Explanation]:
     estimated = ((0, (change,)) for change in estimated_changes(method, base, updates))
     for stage in chain(_stages(pair, number, base.weight_decay), [estimated]):
         results: list[Explanation] = []
-        for depth, selection in stage:
-            directions = _directions(method, *selection) if selection else plain
+        for depth, changed in stage:
+            directions = _directions(method, *changed) if changed else plain
             if directions is None:
                 continue
-            other = pair.observed(1 - number, directions)
-            decayed = any(change.decayed for change in selection)
+            target = pair.observed(1 - number, directions)
+            decayed = any(change.decayed for change in changed)
             begin = [replace(start, weight_decay=0.0) for start in starts] if decayed else starts
-            matches = fit(other, begin, values, depth, estimates=0 if selection else 1)
-            results += [
-                _explanation((own, base), (other, match), number, selection) for match in matches
-            ]
+            matches = fit(target, begin, values, depth, estimates=0 if changed else 1)
+            fits = (Fit(target, match) for match in matches)
+            results += [_explanation(Fit(known, base), other, number, changed) for other in fits]
         if results:
             return _smallest(results)
     return []
@@ -232,7 +238,8 @@ def _stages(pair: Pair, number: int, weight_decay: float) -> Iterator[Iterable[S
     side, other = pair.sides[number], pair.sides[1 - number]
     given = declared_changes(side, other)
     yield [(2, ())]
-    for size in range(1, len(given) + 1):
+    many = len(given) > MANY
+    for size in (1, len(given)) if many else range(1, len(given) + 1):
         yield [(0, part) for part in combinations(given, size)]
     if given:
         yield [(1, tuple(given))]

@@ -42,7 +42,7 @@ class Network(nn.Module):
     """A small classifier with the kinds of parameters that `kinds` lists.
 
     The inputs are images `[batch, 2, 5, 5]` and tokens `[batch]`. If `separate` is True, the biases
-    are in modules of their own, with the same order of the parameters.
+    are in separate modules; the order of the parameters is the same.
     """
 
     def __init__(self, kinds: frozenset[str], separate: bool = False):
@@ -100,7 +100,7 @@ class Problem:
         contents: A key of `CONTENTS`.
         steps: The number of steps.
         seed: Seed of the weights and the batches.
-        separate: Put the biases into modules of their own.
+        separate: Put the biases into separate modules.
     """
 
     contents: str

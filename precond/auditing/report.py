@@ -145,7 +145,7 @@ class Audit:
             yield _fill(f"The model has {self.model}, because of these errors: {reasons}")
         if self.hidden:
             yield _fill(
-                "This run cannot distinguish all choices of these conventions: "
+                "This run does not distinguish all choices of these conventions: "
                 + "; ".join(self.hidden)
                 + "."
             )

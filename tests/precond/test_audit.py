@@ -169,6 +169,12 @@ def test_a_convention_that_cannot_show_is_listed():
     assert "Nesterov" not in text
 
 
+def test_a_hyperparameter_that_differs_without_effect_is_listed():
+    result = precond.audit("foof:lr=0.1", "foof:lr=0.2,ema_decay=0.5", steps=4)
+    assert result.conventions == [{"lr"}]
+    assert "ema_decay (A: 0.95, B: 0.5)" in result.hidden
+
+
 def test_kinds_of_parameters_that_a_side_refuses_are_omitted():
     result = precond.audit("torch.optim.Muon", "torch.optim.Muon:nesterov=False", steps=3)
     assert result.model == "weights of Linear layers only"
