@@ -9,7 +9,7 @@ of them is built. Start reading in `algorithm.py`.
 Imports go in one direction (`->` means "imports"): registry -> optimizers -> optimizer ->
 assembly -> controls -> {saving, directions, state, capture, bank, rules, distributed, diagnostics} ->
 layers -> algorithm -> parts, and algorithms -> {algorithm, parts}. Further, {controls, saving,
-diagnostics} -> layer_coverage, and layers -> reasons. The names below are
+diagnostics} -> layer_coverage, layers -> reasons, and auditing -> registry. The names below are
 imported on first use, so that `precond.hyperparameters` can be imported without torch.
 """
 

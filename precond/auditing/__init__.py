@@ -12,7 +12,7 @@ difference of a step does not grow in the later ones. Then the differences are e
     fitting.py          searches the conventions that reproduce the updates of an optimizer
     directions.py       the directions of methods that are not in the reference, and changes of them
     explanation.py      the differences between the conventions of the two sides
-    hidden.py           conventions that the run cannot distinguish
+    undistinguished.py  conventions that the run cannot distinguish
     report.py           the result, as text and JSON
 
 The package imports only torch and `precond`; `sides.py` reads the descriptions of the optimizers.

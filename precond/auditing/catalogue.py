@@ -28,9 +28,19 @@ def _is_adaptive(base: Conventions) -> bool:
     return base.kind == ADAPTIVE
 
 
+def _is_no_sign(base: Conventions) -> bool:
+    """Return True if the size of a direction has an effect."""
+    return base.kind in (LINEAR, ADAPTIVE)
+
+
+def _is_average(base: Conventions) -> bool:
+    """Return True if the second moment is a moving average."""
+    return base.second_form == "average"
+
+
 def _is_corrected(base: Conventions) -> bool:
     """Return True if the second moment is corrected."""
-    return base.second_correction == "yes"
+    return base.second_correction == "yes" and _is_average(base)
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,7 @@ CATALOGUE: dict[str, Convention] = {
             "normalised": "the gradient is divided by the norm of all gradients",
             "normalised by tensor": "each tensor's gradient is divided by its norm",
         },
+        limited={"clipped exactly": _is_no_sign},
     ),
     "decay": Convention(
         "weight decay",
@@ -110,7 +121,7 @@ CATALOGUE: dict[str, Convention] = {
             "sum": "heavy ball: m = beta1 m + g, or (1 - dampening) g",
             "average": "moving average: m = beta1 m + (1 - beta1) g",
         },
-        _BUFFER,
+        (LINEAR, ADAPTIVE),
         "beta1",
     ),
     "first_buffer": Convention(
@@ -133,7 +144,7 @@ CATALOGUE: dict[str, Convention] = {
         },
         _BUFFER,
         "beta1",
-        limited={"plain g": _is_weighted},
+        limited={"plain g": _is_weighted, "from step 2": _is_no_sign},
     ),
     "lr_place": Convention(
         "place of the learning rate",
@@ -166,7 +177,7 @@ CATALOGUE: dict[str, Convention] = {
         {"yes": "v is divided by 1 - beta2^t", "no": "v is not corrected"},
         _ADAPTIVE,
         "beta2",
-        lambda base: base.second_form == "average",
+        _is_average,
     ),
     "eps_place": Convention(
         "place of eps",
@@ -196,6 +207,7 @@ CATALOGUE: dict[str, Convention] = {
             "corrected": "the largest corrected v so far is used",
         },
         _ADAPTIVE,
+        applies=lambda base: base.second_form != "sum",  # which never decreases
         limited={"corrected": _is_corrected},
     ),
     "counter": Convention(
@@ -221,6 +233,7 @@ CATALOGUE: dict[str, Convention] = {
             "one": "v starts at one",
         },
         _ADAPTIVE,
+        limited={"square": _is_average},
     ),
     "second_of": Convention(
         "content of the second moment",
@@ -229,6 +242,7 @@ CATALOGUE: dict[str, Convention] = {
             "deviation": "v is of g - m, as in AdaBelief",
         },
         _ADAPTIVE,
+        limited={"deviation": lambda base: base.order == "gradient"},
     ),
     "second_form": Convention(
         "form of the second moment",

@@ -10,12 +10,12 @@ from torch.optim import Optimizer
 
 from precond.auditing import estimation
 from precond.auditing.explanation import Pair, explain
-from precond.auditing.hidden import hidden
 from precond.auditing.problem import CONTENTS, Problem
-from precond.auditing.report import Audit, Unlike
+from precond.auditing.report import Audit, FirstDifference
 from precond.auditing.running import follow
 from precond.auditing.sides import AuditError, Side, first_line, side
 from precond.auditing.trajectory import Trajectory
+from precond.auditing.undistinguished import undistinguished
 from precond.hyperparameters import HyperparameterError, is_integer
 
 STEPS = 20
@@ -85,7 +85,7 @@ def audit(
         table=tuple(map(tuple, differences.tolist())),
         first=first,
         explanations=() if first is None else tuple(explain(pair, unequal)),
-        hidden=tuple(hidden(pair)),
+        undistinguished=tuple(undistinguished(pair)),
     )
 
 
@@ -117,7 +117,7 @@ def _run(optimizer: Side, problem: Problem, path: Trajectory | None = None) -> T
         raise AuditError(f"{optimizer.label}: {first_line(error)}") from error
 
 
-def _first(pair: Pair, differences: Tensor) -> Unlike | None:
+def _first(pair: Pair, differences: Tensor) -> FirstDifference | None:
     """Return the first step whose updates differ, with the tensor with the largest difference."""
     steps = (differences > pair.limit).any(1).nonzero()
     if not len(steps):
@@ -129,7 +129,7 @@ def _first(pair: Pair, differences: Tensor) -> Unlike | None:
     u, v = (trajectory.updates[step] for trajectory in pair.trajectories)
     sizes = norms(u), norms(v)
     cosines = (norms(u + v).square() - norms(u - v).square()) / (4 * sizes[0] * sizes[1])
-    return Unlike(
+    return FirstDifference(
         step=step + 1,
         tensor=list(pair.trajectories[0].layout.shapes)[number],
         difference=differences[step, number].item(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -35,17 +35,18 @@ def deviation(update: Tensor, expected: Tensor, weights: Tensor, trajectory: Tra
     return torch.nan_to_num(excess / size, nan=torch.inf)
 
 
-def error(conventions: Conventions, trajectory: Trajectory, updates: Tensor, limit: float) -> float:
-    """Return the largest relative difference between the reference and given updates, `[T, D]`.
+def error(
+    conventions: Conventions, trajectory: Trajectory, updates: Iterable[Tensor], limit: float
+) -> float:
+    """Return the largest relative difference between the reference and given updates.
 
     The comparison ends after the first step whose difference is larger than `limit`; it is infinite
     where a difference is much larger.
     """
     largest = 0.0
-    rows = zip(
-        reference.updates(conventions, trajectory), updates, trajectory.weights, strict=False
-    )
-    for expected, update, weights in rows:
+    expectations = reference.updates(conventions, trajectory)
+    rows = zip(expectations, updates, trajectory.rows, strict=True)
+    for expected, update, (weights, _, _) in rows:
         far = max(FAR, 10 * limit) * torch.maximum(update.norm(), expected.norm())
         if (update - expected).norm() > far:  # in most cases
             return math.inf

@@ -111,8 +111,10 @@ def explain(pair: Pair, differing: Sequence[str]) -> list[Explanation]:
             a, b = (trajectory.restricted(differing) for trajectory in pair.trajectories)
             if results := _by_reference(replace(pair, trajectories=(a, b))):
                 return [replace(result, tensors=tuple(differing)) for result in results]
+    # A side with more hyperparameters has more changes to try.
+    order = sorted((1, 0), key=lambda number: -len(pair.sides[number].settings))
     for neutral in (True, False):
-        for number in (1, 0):
+        for number in order:
             if results := _by_method(pair, number, neutral):
                 return results
     return []
@@ -134,33 +136,36 @@ def references(
 
 def _by_reference(pair: Pair) -> list[Explanation]:
     """Explain both sides as functions of the gradients."""
-    for number in (0, 1):
-        bases = references(pair, number)
-        if not bases:
-            continue
-        known, target = pair.observed(number), pair.observed(1 - number)
-        suggestions, values = (
-            declared(pair.trajectories[n].settings) for n in (number, 1 - number)
-        )
-        starts = dict.fromkeys([*bases, *(replace(base, **values) for base in bases)])
-        matches = fit(target, list(starts), values)
-        matches = matches or fit(target, _families(values), suggestions, estimates=1)
-        explanations = [
-            min(
-                (_explanation(Fit(known, b), Fit(target, match), number) for b in bases),
-                key=lambda explanation: len(explanation.differences),
-            )
-            for match in matches
-        ]
-        if explanations:
-            return _smallest(explanations)
+    for depth in range(1, DEPTH + 1):
+        bases = {number: references(pair, number, depth) for number in (0, 1)}
+        for number in (0, 1):
+            if bases[number] and (results := _from_bases(pair, number, bases[number])):
+                return results
+        if any(bases.values()):
+            break
     return []
+
+
+def _from_bases(pair: Pair, number: int, bases: Sequence[Conventions]) -> list[Explanation]:
+    """Explain the other side by changes of the conventions that reproduce side `number`."""
+    known, target = pair.observed(number), pair.observed(1 - number)
+    suggestions, values = (declared(pair.trajectories[n].settings) for n in (number, 1 - number))
+    starts = dict.fromkeys([*bases, *(replace(base, **values) for base in bases)])
+    matches = fit(target, list(starts), values)
+    matches = matches or fit(target, _families(values), suggestions, depth=1)
+    return _smallest(
+        min(
+            (_explanation(Fit(known, base), Fit(target, match), number) for base in bases),
+            key=lambda explanation: len(explanation.differences),
+        )
+        for match in matches
+    )
 
 
 def _smallest(explanations: Iterable[Explanation]) -> list[Explanation]:
     """Return the different explanations with the fewest conventions."""
     candidates = list(dict.fromkeys(explanations))
-    size = min(len(candidate.differences) for candidate in candidates)
+    size = min((len(candidate.differences) for candidate in candidates), default=0)
     return [candidate for candidate in candidates if len(candidate.differences) == size]
 
 

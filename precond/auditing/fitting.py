@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import combinations
 
 from torch import Tensor
@@ -30,9 +31,14 @@ class Observed:
     updates: Tensor
     limit: float
 
+    @cached_property
+    def rows(self) -> list[Tensor]:
+        """The update of each step, `[D]`."""
+        return list(self.updates)
+
     def reproduced_by(self, conventions: Conventions) -> bool:
         """Return True if the reference gives the updates, except for rounding."""
-        return error(conventions, self.trajectory, self.updates, self.limit) <= self.limit
+        return error(conventions, self.trajectory, self.rows, self.limit) <= self.limit
 
 
 def fit(

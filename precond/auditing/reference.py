@@ -17,8 +17,7 @@ from precond.auditing.trajectory import Layout, Trajectory
 def updates(conventions: Conventions, trajectory: Trajectory) -> Iterator[Tensor]:
     """Yield the update of each step, `[D]`, from the weights and gradients of a trajectory."""
     reference = Reference(conventions, trajectory.layout)
-    rows = zip(trajectory.weights, trajectory.gradients, trajectory.factors, strict=True)
-    for weights, gradient, factor in rows:
+    for weights, gradient, factor in trajectory.rows:
         yield reference.update(weights, gradient, conventions.lr * factor)
 
 
@@ -115,7 +114,8 @@ class Reference:
 
     def _rooted(self, v: Tensor) -> Tensor:
         c = self.conventions
-        correction = self._correction(c.beta2) if c.second_correction == "yes" else 1.0
+        corrected = c.second_correction == "yes" and c.second_form == "average"
+        correction = self._correction(c.beta2) if corrected else 1.0
         if c.amsgrad == "corrected":
             v, correction = v / correction, 1.0
         if c.amsgrad != "no":

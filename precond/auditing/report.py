@@ -16,7 +16,7 @@ SHOWN = 6  # steps in the table
 
 
 @dataclass(frozen=True)
-class Unlike:
+class FirstDifference:
     """The first difference between the updates of the two sides.
 
     Attributes:
@@ -50,7 +50,7 @@ class Audit:
         first: The first difference, or None if the sides are equal.
         explanations: The smallest sets of conventions that reproduce the numbers of both sides.
             Several if this run does not distinguish them; none if nothing explains them.
-        hidden: The conventions that this run cannot distinguish.
+        undistinguished: The conventions that this run cannot distinguish.
     """
 
     labels: tuple[str, str]
@@ -60,9 +60,9 @@ class Audit:
     omitted: tuple[str, ...]
     tensors: tuple[str, ...]
     table: tuple[tuple[float, ...], ...]
-    first: Unlike | None
+    first: FirstDifference | None
     explanations: tuple[Explanation, ...]
-    hidden: tuple[str, ...]
+    undistinguished: tuple[str, ...]
 
     @property
     def equal(self) -> bool:
@@ -118,7 +118,7 @@ class Audit:
             several = len(self.explanations) > 1
             yield _explained(explanation, f"Explanation {number}" if several else "Explanation")
 
-    def _geometry(self, first: Unlike) -> str:
+    def _geometry(self, first: FirstDifference) -> str:
         kind = "scale only" if first.cosine > 1 - 1e-9 else "direction"
         return _fill(
             f"In this step, the smallest cosine between the two updates of a tensor is "
@@ -143,10 +143,10 @@ class Audit:
         if self.omitted:
             reasons = "; ".join(self.omitted)
             yield _fill(f"The model has {self.model}, because of these errors: {reasons}")
-        if self.hidden:
+        if self.undistinguished:
             yield _fill(
                 "This run does not distinguish all choices of these conventions: "
-                + "; ".join(self.hidden)
+                + "; ".join(self.undistinguished)
                 + "."
             )
 
@@ -157,9 +157,11 @@ def _explained(explanation: Explanation, heading: str) -> str:
         lines.append(_fill(f"* {difference.title}", "  "))
         lines += [_fill(f"  A: {difference.a}", "     "), _fill(f"  B: {difference.b}", "     ")]
     number = len(explanation.differences)
+    choices = "choice" if number == 1 else "choices"
     text = (
-        f"{heading}: {counted(number, 'convention')}. With {'it' if number == 1 else 'them'}, the "
-        f"numbers of both sides are reproduced (largest relative error {explanation.error:.1e})."
+        f"{heading}: {counted(number, 'convention')}. With A's {choices}, the updates of A are "
+        f"reproduced, and with B's {choices} those of B (largest relative error "
+        f"{explanation.error:.1e})."
     )
     if explanation.tensors:
         names = ", ".join(f"`{name}`" for name in explanation.tensors)

@@ -84,6 +84,11 @@ class Trajectory:
     settings: Mapping[str, Any]
     layerwise: bool
 
+    @cached_property
+    def rows(self) -> list[tuple[Tensor, Tensor, float]]:
+        """The weights, the gradient and the factor of each step."""
+        return list(zip(self.weights, self.gradients, self.factors, strict=True))
+
     def restricted(self, names: Sequence[str]) -> Trajectory:
         """Return the trajectory of some of the parameters."""
         shapes = self.layout.shapes

@@ -12,7 +12,7 @@ from precond.auditing.explanation import Pair, references
 from precond.auditing.running import follow
 
 
-def hidden(pair: Pair) -> list[str]:
+def undistinguished(pair: Pair) -> list[str]:
     """Return a line for each convention or hyperparameter whose choices give the same updates."""
     return [*_conventions(pair), *_settings(pair)]
 
