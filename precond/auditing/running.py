@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,14 @@ def change_step(steps: int) -> int:
     return max(1, steps // 2)
 
 
+def _needs_closure(optimizer: Optimizer) -> bool:
+    """Return True if the optimizer says so, or if its method `step` requires a closure."""
+    if getattr(optimizer, "needs_closure", False):
+        return True
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    return closure is not None and closure.default is closure.empty
+
+
 @dataclass(frozen=True)
 class _Run:
     """An optimizer, its model, and the path of weights that it follows."""
@@ -103,7 +112,7 @@ class _Run:
             return loss
 
         before, gradients = self.weights(), self.gradients()
-        if getattr(self.optimizer, "needs_closure", False):
+        if _needs_closure(self.optimizer):
             self.optimizer.step(closure)  # type: ignore[arg-type]
         else:
             self.optimizer.step()

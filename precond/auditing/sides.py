@@ -130,7 +130,7 @@ def _registered(label: str, name: str, values: Mapping[str, Any]) -> Side:
     if errors := registry.check(name, values):
         raise HyperparameterError("\n".join(f"{label}: {line}" for line in errors))
     words = {
-        field.name: field.metadata["choices"]
+        field.name: field.metadata.get("choices", ())
         for kind in entry.kinds
         for field in dataclasses.fields(kind)
     }
