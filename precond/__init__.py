@@ -8,8 +8,9 @@ first of them is built. Start reading in `algorithm.py`.
 
 Imports go in one direction (`->` means "imports"): registry -> optimizers -> optimizer ->
 assembly -> controls -> {saving, directions, state, capture, closures, bank, rules, distributed,
-diagnostics} -> layers -> algorithm -> parts, and algorithms -> {algorithm, parts}. Further, {controls, saving,
-diagnostics} -> layer_coverage, and layers -> reasons. The names below are
+diagnostics} -> layers -> algorithm -> parts, and algorithms -> {algorithm, parts}. Further,
+{controls, saving, diagnostics} -> layer_coverage, layers -> reasons, and auditing -> registry ->
+{entries, peers}. The names below are
 imported on first use, so that `precond.hyperparameters` can be imported without torch.
 """
 
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from precond import registry
     from precond.attention import separate_attention
+    from precond.auditing.compare import audit
     from precond.closures import needs_closure
     from precond.diagnostics.observe import observe
     from precond.evaluation import evaluating
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EKFAC", "FOOF", "GGT", "KBFGS", "KBFGSL", "KFAC", "MFAC", "SKFAC", "STEVE", "Coverage", "Eva",
-    "HyperparameterError", "NysAct", "SketchySGD", "available", "backward", "build", "check",
+    "HyperparameterError", "NysAct", "SketchySGD", "audit", "available", "backward", "build", "check",
     "coverage", "defaults", "evaluating", "needs_closure", "observe", "registry", "separate_attention",
 ]  # fmt: skip
 
@@ -56,6 +58,7 @@ _MODULES = {
     **dict.fromkeys(("available", "build", "check", "defaults"), "registry"),
     "Coverage": "layer_coverage",
     "HyperparameterError": "hyperparameters",
+    "audit": "auditing.compare",
     "backward": "hessian",
     "coverage": "layer_coverage",
     "needs_closure": "closures",

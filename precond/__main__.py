@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 
 from precond.algorithm import MODES, Card
+from precond.auditing import command
 from precond.peers import library
 from precond.registry import REGISTRY, defaults
 
@@ -44,18 +46,26 @@ REFUSALS = (
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print a description of every registered optimizer."""
-    parser = argparse.ArgumentParser(prog="python -m precond", description=__doc__)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a description of every registered optimizer, or run `audit`; return the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] == "audit":
+        return command.main(arguments[1:])
+    epilog = "`python -m precond audit A B` compares two optimizers; see its --help."
+    parser = argparse.ArgumentParser(prog="python -m precond", description=__doc__, epilog=epilog)
     parser.add_argument("--markdown", action="store_true", help="print the tables in Markdown")
     parser.add_argument(
         "--library", action="store_true", help="list the optimizers of pytorch-optimizer"
     )
     options = parser.parse_args(arguments)
     if options.library:
-        print(library_text())
+        try:
+            print(library_text())
+        except ModuleNotFoundError as error:
+            parser.error(str(error))
     else:
         print(markdown() if options.markdown else text())
+    return 0
 
 
 def text() -> str:
@@ -142,4 +152,4 @@ def _values(card: Card | None) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
