@@ -99,7 +99,7 @@ def name_error(name: str, advice: str = "") -> str | None:
     if name in REGISTRY:
         return None
     if library.is_library_name(name):
-        return library.error(name)
+        return library.name_error(name)
     base, separator, rule = name.partition(SEPARATOR)
     text = f'optimizer = "{name}"'
     if not separator or base not in REGISTRY:

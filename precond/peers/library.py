@@ -111,7 +111,7 @@ def names() -> list[str]:
     return sorted(import_package(f"{PREFIX}NAME").get_supported_optimizers())
 
 
-def error(full_name: str) -> str | None:
+def name_error(full_name: str) -> str | None:
     """Return one line if `pytorch-optimizer:NAME` is unknown or cannot be used, else None."""
     name, text = canonical(full_name).removeprefix(PREFIX), f'optimizer = "{full_name}"'
     try:
@@ -132,7 +132,7 @@ def find(full_name: str) -> LibraryEntry:
         HyperparameterError: The name is unknown, the optimizer is refused, or the package is not
             installed.
     """
-    if text := error(full_name):
+    if text := name_error(full_name):
         raise HyperparameterError(text)
     return _entry(canonical(full_name).removeprefix(PREFIX))
 
