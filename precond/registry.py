@@ -137,7 +137,7 @@ REGISTRY: dict[str, Entry] = {
     "ggt": _standalone(GGT, ggt),
     "mfac": _standalone(MFAC, mfac),
     **{name: _peer(peer) for name, peer in peers.PEERS.items()},
-    "muon": _standalone(muon.Muon, muon),
+    "muon": Entry(muon.build, (muon.Settings,), numerics=muon.NUMERICS, card=muon.CARD),
 }
 
 
