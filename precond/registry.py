@@ -153,20 +153,25 @@ def lookup(name: str) -> Entry:
         HyperparameterError: The name is unknown, and the message lists all names; or an optimizer
             of another package cannot be used, and the message has the reason.
     """
+    if error := name_error(name):
+        raise HyperparameterError(error)
     if library.is_library_name(name):
         return _library_entry(library.canonical(name))
-    if name not in REGISTRY:
-        raise HyperparameterError(f'optimizer = "{name}": unknown.{nearest(name, REGISTRY)}')
     return REGISTRY[name]
 
 
-def is_known(name: str) -> bool:
-    """Return True if `lookup` returns an entry."""
-    try:
-        lookup(name)
-    except HyperparameterError:
-        return False
-    return True
+def name_error(name: str, advice: str = "") -> str | None:
+    """Return one line if a name is not that of an optimizer, else None.
+
+    Args:
+        name: The name.
+        advice: A text that is appended to the line of a name that resembles no known name.
+    """
+    if library.is_library_name(name):
+        return library.name_error(name)
+    if name in REGISTRY:
+        return None
+    return f'optimizer = "{name}": unknown.{nearest(name, REGISTRY, advice)}'
 
 
 @cache

@@ -111,25 +111,32 @@ def names() -> list[str]:
     return sorted(import_package(f"{PREFIX}NAME").get_supported_optimizers())
 
 
+def name_error(full_name: str) -> str | None:
+    """Return one line if `pytorch-optimizer:NAME` cannot be built, else None.
+
+    The name may be unknown, the optimizer refused, or the package not installed.
+    """
+    name, text = canonical(full_name).removeprefix(PREFIX), f'optimizer = "{full_name}"'
+    try:
+        known = names()
+    except ModuleNotFoundError as error:
+        return f"{text}: {error}"
+    if name not in known:
+        advice = nearest(name, known)
+        return f"{text}: pytorch-optimizer {version()} has no such optimizer.{advice}"
+    reason = refusal(name)
+    return f"{text}: cannot be used here: {reason}" if reason else None
+
+
 def find(full_name: str) -> LibraryEntry:
     """Return the entry of `pytorch-optimizer:NAME`; the case does not matter.
 
     Raises:
-        HyperparameterError: The name is unknown, the optimizer is refused, or the package is not
-            installed.
+        HyperparameterError: See `name_error`.
     """
-    name = canonical(full_name).removeprefix(PREFIX)
-    try:
-        known = names()
-    except ModuleNotFoundError as error:
-        raise HyperparameterError(f'optimizer = "{full_name}": {error}') from error
-    if name not in known:
-        advice = nearest(name, known)
-        text = f"pytorch-optimizer {version()} has no such optimizer.{advice}"
-        raise HyperparameterError(f'optimizer = "{full_name}": {text}')
-    if reason := refusal(name):
-        raise HyperparameterError(f'optimizer = "{full_name}": cannot be used here: {reason}')
-    return _entry(name)
+    if error := name_error(full_name):
+        raise HyperparameterError(error)
+    return _entry(canonical(full_name).removeprefix(PREFIX))
 
 
 def refusal(name: str) -> str | None:

@@ -17,7 +17,7 @@ import precond
 from precond import HyperparameterError
 from precond.peers import base, library
 from precond.peers.seeded import Generators
-from precond.registry import is_known, lookup
+from precond.registry import lookup, name_error
 from trainables.workloads import resolve
 
 pytest.importorskip(base.PACKAGE)
@@ -137,7 +137,7 @@ def test_the_refused_optimizers_exist_and_give_their_reason():
 def test_the_case_of_a_name_does_not_matter():
     optimizer = precond.build("PyTorch-Optimizer:Lion", make_model())
     assert isinstance(optimizer, lookup(f"{PREFIX}lion").optimizer.__self__.kind)  # type: ignore
-    assert is_known("PYTORCH-OPTIMIZER:lion") and not is_known("pytorch-optimizer:lions")
+    assert name_error("PYTORCH-OPTIMIZER:lion") is None and name_error(f"{PREFIX}lions")
     first, second = (resolve("digits/mlp", f"{PREFIX}{name}") for name in ("lion", "LION"))
     assert first.trial_key == second.trial_key
     assert first.optimizer == f"{PREFIX}lion"

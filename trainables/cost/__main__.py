@@ -20,7 +20,7 @@ import torch
 import precond
 from precond import HyperparameterError
 from precond.hyperparameters import nearest
-from precond.registry import is_known
+from precond.registry import name_error
 from trainables.cost.benchmark import CLOCKS, Setting, footprint, measure
 from trainables.cost.files import SCHEMA, file_name, hardware, results_folder
 from trainables.cost.intervals import FEWEST
@@ -134,13 +134,15 @@ def _errors(options: argparse.Namespace) -> list[str]:
     errors = [unknown] if (unknown := unknown_workload(options.workload)) else []
     available = precond.available()
     for name in options.optimizers:
-        if not is_known(name):
+        if name_error(name):
             errors.append(f'optimizer = "{name}": unknown.{nearest(name, available)}')
         else:
             defaults = precond.defaults(name)
             overrides = {k: v for k, v in options.overrides.items() if k in defaults}
             errors += precond.check(name, overrides)
-    known = {k for name in options.optimizers if is_known(name) for k in precond.defaults(name)}
+    known = {
+        k for name in options.optimizers if not name_error(name) for k in precond.defaults(name)
+    }
     errors += [
         f"--set {name}: no hyperparameter of these optimizers.{nearest(name, known)}"
         for name in options.overrides

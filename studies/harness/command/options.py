@@ -240,9 +240,9 @@ def _tuples(texts: Mapping[str, str], optimizers: Sequence[str] | None) -> set[s
     """
     if not texts:
         return set()
-    from precond.registry import available, defaults, is_known
+    from precond.registry import available, defaults, name_error
 
-    known = {*available(), *filter(is_known, optimizers or [])}
+    known = {*available(), *(name for name in optimizers or [] if not name_error(name))}
     kinds = [pair for optimizer in known for pair in defaults(optimizer).items()]
     scalars = {name for name, value in kinds if not isinstance(value, tuple)}
     tuples = {name for name, value in kinds if isinstance(value, tuple)}

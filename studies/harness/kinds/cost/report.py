@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from precond.registry import is_known
+from precond.registry import name_error
 from studies.harness.design.arms import Arm, Trial
 from studies.harness.design.facts import Facts
 from studies.harness.design.result import Report
@@ -71,7 +71,7 @@ def label(configuration: Mapping[str, Any]) -> str:
     the configuration differs from this variant.
     """
     name, workload = configuration["optimizer"], configuration["workload"]
-    if not is_known(name):  # the code released with the paper
+    if name_error(name):  # the code released with the paper
         return name
     measured, differing = configuration["hyperparameters"], {}
     for variant, as_released in ((name, False), (f"{name} as-released", True)):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from precond.registry import is_known, lookup
+from precond.registry import lookup, name_error
 from studies.harness.design.arms import Arm, levels_of
 from studies.harness.design.options import SMOKE_EPOCHS, SMOKE_LEVELS, Options
 from studies.harness.kinds.study.study import Study
@@ -22,7 +22,9 @@ def study_on_workload(study: Study, workload: str, options: Options) -> Study:
     """
     arms, names = study.arms_of(workload), list(dict.fromkeys(options.optimizers or []))
     added = [
-        name for name in names if is_known(name) and (study.any_optimizer or lookup(name).external)
+        name
+        for name in names
+        if not name_error(name) and (study.any_optimizer or lookup(name).external)
     ]
     known = {arm.optimizer for arm in arms}
     arms += [Arm(optimizer=name) for name in added if name not in known]

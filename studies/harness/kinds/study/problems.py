@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from precond.hyperparameters import HyperparameterError, nearest
+from precond.hyperparameters import nearest
 from precond.peers.library import is_library_name
-from precond.registry import REGISTRY, is_known, lookup
+from precond.registry import REGISTRY, name_error
 from studies.harness.design import matching
 from studies.harness.design.arms import Arm, levels_of, spelled
 from studies.harness.design.options import Options
@@ -62,19 +62,8 @@ def _labels(study: Study) -> list[str]:
 
 def unknown_optimizers(arms: Sequence[Arm]) -> list[str]:
     """Return a line for each optimizer of the arms that is not registered."""
-    names = dict.fromkeys(arm.optimizer for arm in arms if not is_known(arm.optimizer))
-    return [_unknown(name) for name in names]
-
-
-def _unknown(name: str) -> str:
-    """Return the message about an optimizer that is not registered."""
-    if not is_library_name(name):
-        return f'optimizer = "{name}": unknown.{nearest(name, REGISTRY, _advice(name))}'
-    try:
-        lookup(name)
-    except HyperparameterError as error:
-        return str(error)
-    return ""
+    names = dict.fromkeys(arm.optimizer for arm in arms)
+    return [error for name in names if (error := name_error(name, _advice(name)))]
 
 
 def option_problems(
@@ -91,7 +80,7 @@ def option_problems(
     plugins = [name for name, entry in REGISTRY.items() if entry.plugin]
     allowed = [*REGISTRY] if study.any_optimizer else [*dict.fromkeys([*known, *plugins])]
     library = [name for name in options.optimizers or [] if is_library_name(name)]
-    unknown = [_unknown(name) for name in library if not is_known(name)]
+    unknown = [error for name in library if (error := name_error(name))]
     errors = [
         f'--optimizers = "{name}": not an optimizer of {study.name}.'
         f"{nearest(name, allowed, _advice(name))}"
