@@ -129,8 +129,7 @@ def find(full_name: str) -> LibraryEntry:
     """Return the entry of `pytorch-optimizer:NAME`; the case does not matter.
 
     Raises:
-        HyperparameterError: The name is unknown, the optimizer is refused, or the package is not
-            installed.
+        HyperparameterError: See `name_error`.
     """
     if text := name_error(full_name):
         raise HyperparameterError(text)

@@ -190,6 +190,11 @@ class Muon(Standalone):
         return value
 
 
+def build(model: nn.Module, **options: Any) -> Muon:
+    """Build the optimizer; `registry.build` describes the arguments."""
+    return Muon(model, **options)
+
+
 def matrices(model: nn.Module) -> set[Tensor]:
     """Return the weights of Linear and Conv2d layers that no Embedding shares."""
     modules = list(model.modules())

@@ -54,6 +54,26 @@ def test_it_compares_the_optimizer_of_a_plugin():
     assert claims(plan("signsgd", "sgd")) == ["signsgd is better than sgd"]
 
 
+def test_any_study_accepts_the_optimizers_of_pytorch_optimizer():
+    pytest.importorskip("pytorch_optimizer")
+    name = "pytorch-optimizer:adan"
+    assert claims(plan(name, "muon")) == [f"{name} is better than muon"]
+    closed = replace(STUDY, any_optimizer=False)
+    assert name in arms(plan(name, "sgd", study=closed))
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("adann", 'Did you mean "adan"?'), ("lomo", "cannot be used here: it updates the weights")],
+)
+def test_an_optimizer_of_pytorch_optimizer_that_cannot_be_used_is_one_line(name, error):
+    pytest.importorskip("pytorch_optimizer")
+    with pytest.raises(HyperparameterError) as caught:
+        plan(f"pytorch-optimizer:{name}", "sgd")
+    [line] = str(caught.value).splitlines()
+    assert line.startswith(f'optimizer = "pytorch-optimizer:{name}": ') and error in line
+
+
 @pytest.mark.parametrize("option", ["levels", "only"])
 def test_a_study_without_factors_names_the_option_that_sets_values(option):
     with pytest.raises(HyperparameterError) as error:
