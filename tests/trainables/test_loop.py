@@ -324,6 +324,22 @@ def test_each_optimizer_trains_a_transformer(tiny_vit: None, optimizer: str):
     assert metrics["train/loss"] == pytest.approx(4.6, abs=0.3)
 
 
+def test_the_second_evaluation_of_a_batch_is_not_part_of_the_metrics():
+    """With a learning rate of 0, the loss is that of SGD, although the forward runs twice."""
+    results, calls = [], []
+    for optimizer in ("sgd", "kbfgs"):
+        trainer = Trainer(resolve("digits/mlp", optimizer, {"lr": 0.0}, {"epochs": 1}), CPU)
+        counts: list[bool] = []
+        trainer.model.register_forward_pre_hook(
+            lambda module, _, counts=counts: counts.append(module.training)
+        )
+        results.append(trainer.run_epoch(0))
+        calls.append(sum(counts))
+    for name in ("train/loss", "train/accuracy", "test/loss"):
+        assert results[0].get(name) == results[1].get(name)
+    assert calls[1] == 2 * calls[0] > 0
+
+
 # ---------------------------------------------------------------------- phases
 
 

@@ -34,7 +34,7 @@ def data():
 def norm():
     return nn.Sequential(nn.Linear(6, 16), nn.LayerNorm(16), nn.Tanh(), nn.Linear(16, 3)).double()
 """
-NAMES = ["sgd", "nysact-s", "kfac", "eva", "ekfac", "steve"]
+NAMES = ["sgd", "nysact-s", "kfac", "kbfgs", "eva", "ekfac", "steve"]
 
 
 @pytest.fixture(scope="module")
