@@ -23,8 +23,9 @@ SGD = "torch.optim.SGD:lr=0.1,momentum=0.9,weight_decay=0.05"
 FOOF = "foof:cov_interval=1,inv_interval=1"
 
 
-def planted(name: str) -> str:
-    return f"{FILE}:{name}"
+def planted(name: str, topic: str = "") -> str:
+    """Return the description of an optimizer in planted.py, or in planted_TOPIC.py."""
+    return f"{FILE.with_stem(f'planted_{topic}' if topic else 'planted')}:{name}"
 
 
 PLAIN = f"{FOOF},ema_decay=0.0,damping=0.3,momentum=0.0,weight_decay=0.0"
@@ -51,30 +52,30 @@ PLANTED = [
     (ADAMW, planted("HiddenEps"), "eps"),
     (ADAMW, planted("ByShape"), "scale"),
     (SGD, f"{SGD},nesterov=True", "nesterov"),
-    (SGD, planted("NesterovFromStep2"), "nesterov"),
-    (SGD, planted("Averaged"), "momentum"),
+    (SGD, planted("NesterovFromStep2", "rules"), "nesterov"),
+    (SGD, planted("Averaged", "rules"), "momentum"),
     (SGD, f"{SGD},dampening=0.5", "dampening"),
-    (planted("Averaged"), planted("AveragedFromGradient"), "first_buffer"),
-    (SGD, planted("LrInBuffer"), "lr_place"),
-    (SGD, planted("Decoupled"), "decay"),
-    (SGD, planted("HiddenLr"), "lr"),
-    (SGD, planted("TrustRatio"), "scale"),
-    (SGD, planted("Normalised"), "gradient"),
-    (planted("Lion"), planted("LionDecayAfter"), "decay"),
-    ("torch.optim.RMSprop:eps=0.001", planted("RMSpropInside"), "eps_place"),
+    (planted("Averaged", "rules"), planted("AveragedFromGradient", "rules"), "first_buffer"),
+    (SGD, planted("LrInBuffer", "rules"), "lr_place"),
+    (SGD, planted("Decoupled", "rules"), "decay"),
+    (SGD, planted("HiddenLr", "rules"), "lr"),
+    (SGD, planted("TrustRatio", "rules"), "scale"),
+    (SGD, planted("Normalised", "rules"), "gradient"),
+    (planted("Lion", "rules"), planted("LionDecayAfter", "rules"), "decay"),
+    ("torch.optim.RMSprop:eps=0.001", planted("RMSpropInside", "rules"), "eps_place"),
     ("kfac", "kfac:damping_rule=eigen", "damping_rule"),
     ("foof:lr=0.05", "foof:damping=0.5,lr=0.05", "damping"),
     (FOOF, f"{FOOF},nesterov=True", "nesterov"),
     (FOOF, f"{FOOF},decoupled=True", "decay"),
     (
         FOOF + ",weight_decay=0.1",
-        planted("PreconditionedDecay:cov_interval=1,inv_interval=1,weight_decay=0.1"),
+        planted("PreconditionedDecay:cov_interval=1,inv_interval=1,weight_decay=0.1", "layers"),
         "place of the decay",
     ),
-    (PLAIN, planted("FOOFWithoutBias"), "bias"),
-    (PLAIN, planted("DelayedFOOF"), "use of the statistics"),
-    (PLAIN.replace("0.3", "0.5"), planted("LiteralFOOF"), "damping"),
-    (FOOF + ",nesterov=True,weight_decay=0.0", planted("ReleasedNesterov"), "nesterov"),
+    (PLAIN, planted("FOOFWithoutBias", "layers"), "bias"),
+    (PLAIN, planted("DelayedFOOF", "layers"), "use of the statistics"),
+    (PLAIN.replace("0.3", "0.5"), planted("LiteralFOOF", "layers"), "damping"),
+    (FOOF + ",nesterov=True,weight_decay=0.0", planted("ReleasedNesterov", "layers"), "nesterov"),
 ]
 
 
@@ -106,14 +107,14 @@ def test_two_differences_are_both_named(b, conventions):
 def test_an_estimated_value_is_reported():
     (explanation,) = precond.audit(ADAMW, planted("HiddenBeta2")).explanations
     assert explanation.differences[0].b == "beta2 = 0.95"
-    (explanation,) = precond.audit(planted("HiddenLr"), SGD).explanations
+    (explanation,) = precond.audit(planted("HiddenLr", "rules"), SGD).explanations
     assert explanation.differences[0].a == "lr = 0.17"
 
 
 def test_the_first_step_is_that_of_the_difference():
-    first = precond.audit(SGD, planted("NesterovFromStep2")).first
+    first = precond.audit(SGD, planted("NesterovFromStep2", "rules")).first
     assert first is not None and first.step == 2
-    first = precond.audit(SGD, planted("LrInBuffer")).first
+    first = precond.audit(SGD, planted("LrInBuffer", "rules")).first
     assert first is not None and first.step == 11  # the learning rate changes there
 
 
@@ -141,7 +142,7 @@ def test_the_tensor_is_the_one_that_differs():
         (SGD, "sgd:lr=0.1,weight_decay=0.05"),
         (ADAMW, "adamw:lr=0.01,betas=(0.9,0.99),eps=0.001,weight_decay=0.1"),
         (ADAMW, planted("Adam")),
-        (PLAIN, planted("LiteralFOOF")),
+        (PLAIN, planted("LiteralFOOF", "layers")),
         (FOOF, "nysact-s:rank=18,cov_interval=1,inv_interval=1"),
         ("nysact-g", "nysact-g"),
         ("sketchysgd:interval=5", "sketchysgd:interval=5"),
