@@ -223,7 +223,7 @@ def _by_method(pair: Pair, number: int, neutral: bool) -> list[Explanation]:
             decayed = any(change.decayed for change in changed)
             begin = [replace(start, weight_decay=0.0) for start in starts] if decayed else starts
             matches = fit(target, begin, values, depth, estimates=0 if changed else 1)
-            fits = (Fit(target, match) for match in matches)
+            fits = [Fit(target, match) for match in matches if not (decayed and match.weight_decay)]
             results += [_explanation(Fit(known, base), other, number, changed) for other in fits]
         if results:
             return _smallest(results)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -11,13 +10,12 @@ import pytest
 import torch
 
 import precond
-from precond.__main__ import main
 from precond.auditing import reference
 from precond.auditing.catalogue import CATALOGUE
 from precond.auditing.conventions import FAMILIES, LION, SIGN
 from precond.auditing.problem import Problem
 from precond.auditing.running import follow
-from precond.auditing.sides import AuditError, side, split
+from precond.auditing.sides import side
 
 FILE = Path(__file__).with_name("planted.py")
 ADAMW = "torch.optim.AdamW:lr=0.01,betas=(0.9,0.99),eps=0.001,weight_decay=0.1"
@@ -25,8 +23,9 @@ SGD = "torch.optim.SGD:lr=0.1,momentum=0.9,weight_decay=0.05"
 FOOF = "foof:cov_interval=1,inv_interval=1"
 
 
-def planted(name: str) -> str:
-    return f"{FILE}:{name}"
+def planted(name: str, topic: str = "") -> str:
+    """Return the description of an optimizer in planted.py, or in planted_TOPIC.py."""
+    return f"{FILE.with_stem(f'planted_{topic}' if topic else 'planted')}:{name}"
 
 
 PLAIN = f"{FOOF},ema_decay=0.0,damping=0.3,momentum=0.0,weight_decay=0.0"
@@ -53,30 +52,30 @@ PLANTED = [
     (ADAMW, planted("HiddenEps"), "eps"),
     (ADAMW, planted("ByShape"), "scale"),
     (SGD, f"{SGD},nesterov=True", "nesterov"),
-    (SGD, planted("NesterovFromStep2"), "nesterov"),
-    (SGD, planted("Averaged"), "momentum"),
+    (SGD, planted("NesterovFromStep2", "rules"), "nesterov"),
+    (SGD, planted("Averaged", "rules"), "momentum"),
     (SGD, f"{SGD},dampening=0.5", "dampening"),
-    (planted("Averaged"), planted("AveragedFromGradient"), "first_buffer"),
-    (SGD, planted("LrInBuffer"), "lr_place"),
-    (SGD, planted("Decoupled"), "decay"),
-    (SGD, planted("HiddenLr"), "lr"),
-    (SGD, planted("TrustRatio"), "scale"),
-    (SGD, planted("Normalised"), "gradient"),
-    (planted("Lion"), planted("LionDecayAfter"), "decay"),
-    ("torch.optim.RMSprop:eps=0.001", planted("RMSpropInside"), "eps_place"),
+    (planted("Averaged", "rules"), planted("AveragedFromGradient", "rules"), "first_buffer"),
+    (SGD, planted("LrInBuffer", "rules"), "lr_place"),
+    (SGD, planted("Decoupled", "rules"), "decay"),
+    (SGD, planted("HiddenLr", "rules"), "lr"),
+    (SGD, planted("TrustRatio", "rules"), "scale"),
+    (SGD, planted("Normalised", "rules"), "gradient"),
+    (planted("Lion", "rules"), planted("LionDecayAfter", "rules"), "decay"),
+    ("torch.optim.RMSprop:eps=0.001", planted("RMSpropInside", "rules"), "eps_place"),
     ("kfac", "kfac:damping_rule=eigen", "damping_rule"),
     ("foof:lr=0.05", "foof:damping=0.5,lr=0.05", "damping"),
     (FOOF, f"{FOOF},nesterov=True", "nesterov"),
     (FOOF, f"{FOOF},decoupled=True", "decay"),
     (
         FOOF + ",weight_decay=0.1",
-        planted("PreconditionedDecay:cov_interval=1,inv_interval=1,weight_decay=0.1"),
+        planted("PreconditionedDecay:cov_interval=1,inv_interval=1,weight_decay=0.1", "layers"),
         "place of the decay",
     ),
-    (PLAIN, planted("FOOFWithoutBias"), "bias"),
-    (PLAIN, planted("DelayedFOOF"), "use of the statistics"),
-    (PLAIN.replace("0.3", "0.5"), planted("LiteralFOOF"), "damping"),
-    (FOOF + ",nesterov=True,weight_decay=0.0", planted("ReleasedNesterov"), "nesterov"),
+    (PLAIN, planted("FOOFWithoutBias", "layers"), "bias"),
+    (PLAIN, planted("DelayedFOOF", "layers"), "use of the statistics"),
+    (PLAIN.replace("0.3", "0.5"), planted("LiteralFOOF", "layers"), "damping"),
+    (FOOF + ",nesterov=True,weight_decay=0.0", planted("ReleasedNesterov", "layers"), "nesterov"),
 ]
 
 
@@ -108,14 +107,14 @@ def test_two_differences_are_both_named(b, conventions):
 def test_an_estimated_value_is_reported():
     (explanation,) = precond.audit(ADAMW, planted("HiddenBeta2")).explanations
     assert explanation.differences[0].b == "beta2 = 0.95"
-    (explanation,) = precond.audit(planted("HiddenLr"), SGD).explanations
+    (explanation,) = precond.audit(planted("HiddenLr", "rules"), SGD).explanations
     assert explanation.differences[0].a == "lr = 0.17"
 
 
 def test_the_first_step_is_that_of_the_difference():
-    first = precond.audit(SGD, planted("NesterovFromStep2")).first
+    first = precond.audit(SGD, planted("NesterovFromStep2", "rules")).first
     assert first is not None and first.step == 2
-    first = precond.audit(SGD, planted("LrInBuffer")).first
+    first = precond.audit(SGD, planted("LrInBuffer", "rules")).first
     assert first is not None and first.step == 11  # the learning rate changes there
 
 
@@ -143,7 +142,7 @@ def test_the_tensor_is_the_one_that_differs():
         (SGD, "sgd:lr=0.1,weight_decay=0.05"),
         (ADAMW, "adamw:lr=0.01,betas=(0.9,0.99),eps=0.001,weight_decay=0.1"),
         (ADAMW, planted("Adam")),
-        (PLAIN, planted("LiteralFOOF")),
+        (PLAIN, planted("LiteralFOOF", "layers")),
         (FOOF, "nysact-s:rank=18,cov_interval=1,inv_interval=1"),
         ("nysact-g", "nysact-g"),
         ("sketchysgd:interval=5", "sketchysgd:interval=5"),
@@ -197,59 +196,6 @@ def test_the_report_has_80_columns():
     assert lines[3].startswith("A and B differ from step 1, in `")
 
 
-def test_the_command_prints_the_report_and_returns_1_for_a_difference(capsys):
-    assert main(["audit", SGD, f"{SGD},nesterov=True", "--steps", "4"]) == 1
-    text = capsys.readouterr().out
-    assert "A and B differ from step 1, in `" in text and "* Nesterov momentum" in text
-    assert main(["audit", SGD, SGD, "--steps", "4"]) == 0
-    assert "A and B are equal in 4 steps" in capsys.readouterr().out
-
-
-def test_the_result_can_be_printed_as_json(capsys):
-    assert main(["audit", SGD, f"{SGD},nesterov=True", "--steps", "4", "--json"]) == 1
-    result = json.loads(capsys.readouterr().out)
-    assert result["first"]["step"] == 1 and not result["equal"]
-    (explanation,) = result["explanations"]
-    assert explanation["differences"][0]["convention"] == "nesterov"
-
-
-@pytest.mark.parametrize(
-    ("description", "message"),
-    [
-        ("nyscat-s", 'optimizer = "nyscat-s": unknown. Did you mean "nysact-s"?'),
-        ("foof:damping=-1", "foof:damping=-1: damping = -1: must be a finite number > 0"),
-        ("foof:damping", 'optimizer = "foof:damping": unknown.'),
-        ("foof:lr=0.1,,", "'' must be written as name=value"),
-        ("torch.optim.Adamw", '"torch.optim.Adamw": unknown. Did you mean "AdamW"?'),
-        ("torch.optim.AdamW:rate=1", "rate: unknown hyperparameter."),
-        ("torch.optim.AdamW:lr=-1", "ValueError: Invalid learning rate: -1"),
-        ("missing.py:Adam", "missing.py: cannot be read: FileNotFoundError"),
-        (planted("Adan"), 'has no class or function "Adan". Did you mean "Adam"?'),
-        (planted("Broken"), "RuntimeError: broken on purpose"),
-        (planted("no_optimizer"), "must build a torch.optim.Optimizer, but it returned float"),
-    ],
-)
-def test_an_invalid_side_is_one_line(capsys, description, message):
-    assert main(["audit", SGD, description]) == 2
-    output = capsys.readouterr()
-    assert message in output.err and output.err.count("\n") == 1 and not output.out
-
-
-@pytest.mark.parametrize("option", [{"steps": 1}, {"steps": 2.5}, {"tolerance": 0.0}])
-def test_invalid_options_are_refused(option):
-    with pytest.raises(AuditError, match="must be"):
-        precond.audit(SGD, SGD, **option)
-
-
-def test_descriptions_are_split_into_a_name_and_values():
-    assert split("sgd") == ("sgd", {})
-    assert split("a:lr=0.1,betas=(0.9, 0.99),nesterov=true,mode=fast") == (
-        "a",
-        {"lr": 0.1, "betas": (0.9, 0.99), "nesterov": True, "mode": "fast"},
-    )
-    assert split("library:Lion:lr=1e-3") == ("library:Lion", {"lr": 1e-3})
-
-
 def test_a_side_can_be_a_function_of_the_model():
     result = precond.audit(
         lambda model: torch.optim.SGD(model.parameters(), lr=0.1),
@@ -265,26 +211,6 @@ def test_an_audit_does_not_change_the_random_numbers():
     torch.manual_seed(3)
     precond.audit("sketchysgd", "sketchysgd", steps=2)
     assert torch.equal(torch.rand(3), expected)
-
-
-def test_the_example_of_the_page_is_the_output_of_the_command(capsys, monkeypatch, tmp_path):
-    page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text()
-    code = page.partition("```python\n")[2].partition("```")[0]
-    command, _, expected = (
-        page.partition("$ python -m precond ")[2].partition("```")[0].partition("\n")
-    )
-    (tmp_path / "my_adam.py").write_text(code)
-    monkeypatch.chdir(tmp_path)
-    assert main(command.split()) == 1
-    heading = "Relative difference"  # below it, the last digits depend on the machine
-    assert capsys.readouterr().out.partition(heading)[0] == expected.partition(heading)[0]
-    assert [path.name for path in tmp_path.iterdir()] == ["my_adam.py"]
-
-
-def test_the_page_has_a_row_for_each_convention():
-    page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text()
-    for convention in CATALOGUE.values():
-        assert f"| {convention.title} | {'; '.join(convention.choices.values())} |" in page
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
