@@ -60,7 +60,7 @@ REGISTRY: dict[str, Entry] = {
     "ggt": entries.standalone(GGT, ggt),
     "mfac": entries.standalone(MFAC, mfac),
     **{name: entries.of_peer(peer) for name, peer in peers.PEERS.items()},
-    "muon": entries.standalone(muon.Muon, muon),
+    "muon": Entry(muon.build, (muon.Settings,), numerics=muon.NUMERICS, card=muon.CARD),
 }
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import precond
-from precond import HyperparameterError
+from precond import HyperparameterError, entries
 from precond.peers import base, library
 from precond.peers.seeded import Generators
 from precond.registry import lookup, name_error
@@ -167,10 +167,10 @@ def test_values_that_the_package_refuses_are_an_error_before_the_training():
 def test_a_trial_key_contains_the_version_of_the_package(monkeypatch):
     config = resolve("digits/mlp", f"{PREFIX}lion")
     assert config.numerics["package"] == library.version()
-    lookup.__globals__["_library_entry"].cache_clear()
+    entries.of_library.cache_clear()
     monkeypatch.setattr(library, "version", lambda: "5.0.0")
     assert resolve("digits/mlp", f"{PREFIX}lion").trial_key != config.trial_key
-    lookup.__globals__["_library_entry"].cache_clear()
+    entries.of_library.cache_clear()
     assert "package" not in resolve("digits/mlp", "lion").numerics
 
 
