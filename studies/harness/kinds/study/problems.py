@@ -85,13 +85,14 @@ def option_problems(
         error = name_error(name, ADVICE)
         if name in allowed or (study.any_optimizer and not error):
             continue
-        advice = ADVICE if error and SEPARATOR not in name else ""
+        if error and study.any_optimizer and SEPARATOR in name:
+            errors.append(error)
+            continue
+        advice = ADVICE if error else ""
         errors.append(
             f'--optimizers = "{name}": not an optimizer of {study.name}.'
             f"{nearest(name, allowed, advice)}"
         )
-        if error and SEPARATOR in name:
-            errors.append(error)
     for factor in [*options.levels, *options.only]:
         if not levels:
             errors.append(
