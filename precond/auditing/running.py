@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from precond.auditing.problem import Batch, Network, Problem
 from precond.auditing.sides import Side
 from precond.auditing.trajectory import Layout, Trajectory
+from precond.closures import needs_closure
 from precond.hessian import backward
 
 CHANGE = 0.5  # factor of the learning rate in the second half of the steps
@@ -72,7 +73,7 @@ def change_step(steps: int) -> int:
 
 def _needs_closure(optimizer: Optimizer) -> bool:
     """Return True if the optimizer says so, or if its method `step` requires a closure."""
-    if getattr(optimizer, "needs_closure", False):
+    if needs_closure(optimizer):
         return True
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     return closure is not None and closure.default is closure.empty

@@ -66,7 +66,8 @@ class OrthogonalRule(Rule):
         adjust_lr: Factor of the learning rate for a weight `[o, p]`: sqrt(max(1, o / p))
             (`original`), or 0.2 sqrt(max(o, p)), with which the steps are as long as those of AdamW
             (`match_rms_adamw`).
-        adam_lr: Learning rate of all other parameters. A scheduler scales it as it scales `lr`.
+        adam_lr: Learning rate of all other parameters. A scheduler of `lr`, or another `lr` of a
+            group, scales it by the same factor.
         adam_betas: Weights of the old values in the averages of AdamW.
         adam_eps: The eps of AdamW.
     """
@@ -85,8 +86,8 @@ class OrthogonalRule(Rule):
     adam_eps: float = positive(1e-8)
 
     def prepare(self, group: dict[str, Any]) -> None:
-        """Store the group's learning rate, relative to which a scheduler changes `adam_lr`."""
-        lr = group["lr"]
+        """Store the learning rate for which `adam_lr` is not scaled."""
+        lr = self.lr
         group.setdefault("base_lr", lr.clone() if isinstance(lr, Tensor) else lr)
 
     def new_buffers(
@@ -175,9 +176,9 @@ def _adjustment(kind: str, rows: int, columns: int) -> float:
 
 
 def _scale(group: Mapping[str, Any]) -> float | Tensor:
-    """Return the learning rate relative to that of the new group.
+    """Return the learning rate relative to the one for which `adam_lr` is not scaled.
 
-    If the group began with 0, the result is 0 while the learning rate is 0, and then 1.
+    If that is 0, the result is 0 while the learning rate is 0, and then 1.
     """
     lr, base = group["lr"], group["base_lr"]
     if isinstance(lr, Tensor) or isinstance(base, Tensor):

@@ -120,3 +120,10 @@ def test_report_decides_each_pair_and_names_the_optimizers_with_defaults(
     text = report.files[0].read_text()
     assert "The recipe of digits/cnn has no values for `signsgd`." in text
     assert "(curves.png)" in text
+
+
+@pytest.mark.parametrize("name", ["steve+sign", "nysact-s+sgin", "nysact-s+sgd"])
+def test_an_invalid_composition_is_one_error(name):
+    with pytest.raises(HyperparameterError, match=r'^optimizer = "') as error:
+        plan("nysact-s", name)
+    assert str(error.value).count("\n") == 0

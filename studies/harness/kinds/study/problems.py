@@ -86,13 +86,15 @@ def option_problems(
         error = name_error(name, ADVICE)
         if name in allowed or (not error and (study.any_optimizer or lookup(name).external)):
             continue
-        if error and (SEPARATOR in name or is_library_name(name)):
+        named = is_library_name(name) or (study.any_optimizer and SEPARATOR in name)
+        if error and named:
             errors.append(error)
-        else:
-            errors.append(
-                f'--optimizers = "{name}": not an optimizer of {study.name}.'
-                f"{nearest(name, allowed, ADVICE if error else '')}"
-            )
+            continue
+        advice = ADVICE if error else ""
+        errors.append(
+            f'--optimizers = "{name}": not an optimizer of {study.name}.'
+            f"{nearest(name, allowed, advice)}"
+        )
     for factor in [*options.levels, *options.only]:
         if not levels:
             errors.append(
