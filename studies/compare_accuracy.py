@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from studies import Arm, Better, CurveFigure, NotWorse, Study, grid, main
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "kfac", "eva", "foof", "nysact-g", "nysact-s")
-# The default workload has additional arms for the optimizers of the STEVE paper and four others.
+# The default workload has additional arms: the methods that the papers discuss, and others.
 ON_AUTOENCODER = (
     *OPTIMIZERS,
-    *("steve", "ekfac", "soap", "shampoo", "sketchysgd", "adahessian"),
+    *("steve", "ekfac", "skfac", "kbfgs", "kbfgs-l", "ggt", "mfac", "sketchysgd"),
+    *("shampoo", "shampoo-graft", "soap", "psgd-kron", "adahessian", "sophia-h", "adopt"),
+    *("schedulefree-adamw", "lion", "muon", "nysact-s+orthogonal"),
 )
 ON_IMAGENET = ("sgd", "adamw", "kfac", "eva", "foof", "nysact-s")
 SMALL_IMAGES, DEIT = ("cifar*", "digits/*"), ("imagenet/deit_s",)

@@ -15,6 +15,7 @@ import pytest
 from matplotlib.axes import Axes
 
 import precond
+from precond.registry import REGISTRY
 from studies import ablation_batch_size, ablation_damping, ablation_sampling, compare_accuracy
 from studies.harness.command.estimate import duration, estimate, probe
 from studies.harness.design.arms import Arm, Trial, grid
@@ -289,6 +290,34 @@ def test_legend_of_curves_has_the_best_arm_first_and_counts_diverged_trials(
     labels = ["FOOF", "KFAC (2 of 5 diverged)", "SGD", "Adam (5 of 5 diverged)"]
     title = "means and 95% intervals over 3 to 5 seeds; ordered by the final test accuracy, "
     assert legends == [(labels, f"{title}best first")]
+
+
+@pytest.mark.parametrize("size", [14, 15])
+def test_many_curves_are_divided_by_their_final_means(
+    write_trials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+):
+    names = [name for name, entry in REGISTRY.items() if entry.package is None][:size]
+    arms = [Arm(optimizer=name) for name in names]
+    study = replace(compare_accuracy.STUDY, arms=arms, arms_on={}, claims=[])
+    titles: list[str] = []
+    monkeypatch.setattr(Axes, "set_title", lambda self, text: titles.append(text))
+    plot = Axes.plot
+
+    def record(self: Axes, *values, **style):
+        labels.append(style["label"])
+        return plot(self, *values, **style)
+
+    labels: list[str] = []
+    monkeypatch.setattr(Axes, "plot", record)
+    final = {name: 0.9 + 0.001 * place for place, name in enumerate(names)}
+    folders.draw(tmp_path, write_trials(study, lambda trial, _: final[trial.arm.optimizer]), study)
+    if size == 14:
+        assert titles[::2] == [""]
+        return
+    assert titles[::2] == ["places 1 to 8", "places 9 to 15"]
+    drawn = list(dict.fromkeys(labels))
+    best = {display(name) for name in names[-8:]}
+    assert set(drawn[:8]) == best and len(drawn) == 15
 
 
 def test_curves_of_arms_without_the_factor_are_titled_other_arms(

@@ -36,6 +36,8 @@ from studies.harness.report.figures.style import (
 # Smallest range of the vertical axis of the best of k: this fraction of 100% for metrics in percent,
 # otherwise of the largest mean.
 FLAT = 0.005
+MOST = 14  # curves in a panel; more are divided into panels of at most `FEW`
+FEW = 10
 # The title of each panel of diagnostics, and True for a logarithmic axis.
 DIAGNOSTICS = {
     "diag/stable_rank_median": ("stable rank\n(median over layers)", False),
@@ -55,7 +57,7 @@ def draw(evidence: Evidence, metrics: Sequence[str], folder: Path) -> list[Path]
 
     There is one column for each metric that the trials have. The rows are the combinations of
     levels, each divided into as-released and corrected variants. An optimizer with only one variant
-    is in both rows.
+    is in both rows. A row with more than `MOST` curves is divided by the optimizers' final means.
     """
     completed = evidence.completed_epochs
     known: Any = completed
@@ -64,8 +66,13 @@ def draw(evidence: Evidence, metrics: Sequence[str], folder: Path) -> list[Path]
         return []
     arms = completed.drop_duplicates("arm")
     tables = {metric: means.tables(completed, metric) for metric in metrics}
-    levels = _by_level(arms, evidence.factors)
-    rows = [row for level, part in levels for row in _by_variant(level, part)]
+    order = _by_final_mean(arms, tables[metrics[0]], higher_is_better(metrics[0]))
+    rows = [
+        row
+        for level, in_level in _by_level(arms, evidence.factors)
+        for variant, in_variant in _by_variant(level, in_level)
+        for row in _by_place(variant, in_variant, order)
+    ]
     names = list(dict.fromkeys(evidence.by_epoch["optimizer"]))
     styles = dict(zip(names, lines(names), strict=True))
     size = (3.4 * len(metrics), 2.5 * len(rows) + 0.6)
@@ -81,7 +88,6 @@ def draw(evidence: Evidence, metrics: Sequence[str], folder: Path) -> list[Path]
             integer_axis(axes)
     for axes in grid[-1]:
         axes.set_xlabel("epoch")
-    order = _by_final_mean(arms, tables[metrics[0]], higher_is_better(metrics[0]))
     handles = _handles(evidence, dict.fromkeys([*order, *names]), styles) | _marks(grid.flat)
     title = means.over_seeds(pd.concat(tables[metrics[0]])["n"])
     legend(figure, handles, 4, f"{title}; ordered by the final {words(metrics[0])}, best first")
@@ -151,6 +157,23 @@ def _by_variant(level: str, arms: Any) -> list[tuple[str, Any]]:
         title = ", ".join(filter(None, [name, level]))
         variants.append((title, arms.loc[selected | ~arms["optimizer"].isin(optimizers)]))
     return variants
+
+
+def _by_place(title: str, arms: Any, order: Sequence[str]) -> list[tuple[str, Any]]:
+    """Return the arms of a row, or parts of at most `FEW` optimizers if the row has too many.
+
+    The parts have nearly equal sizes, and the first one has the best optimizers in `order`.
+    """
+    names = [name for name in order if name in set(arms["optimizer"])]
+    if len(names) <= MOST:
+        return [(title, arms)]
+    size = math.ceil(len(names) / math.ceil(len(names) / FEW))
+    rows = []
+    for start in range(0, len(names), size):
+        part = names[start : start + size]
+        places = f"places {start + 1} to {start + len(part)}"
+        rows.append((", ".join(filter(None, [title, places])), arms[arms["optimizer"].isin(part)]))
+    return rows
 
 
 # ---------------------------------------------------------------------- diagnostics over epochs
