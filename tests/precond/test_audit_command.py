@@ -23,7 +23,7 @@ def planted(name: str) -> str:
 def test_the_command_prints_the_report_and_returns_1_for_a_difference(capsys):
     assert main(["audit", SGD, f"{SGD},nesterov=True", "--steps", "4"]) == 1
     text = capsys.readouterr().out
-    assert "A and B differ from step 1, in `" in text and "* Nesterov momentum" in text
+    assert "A and B first differ in step 1. " in text and "* Nesterov momentum" in text
     assert main(["audit", SGD, SGD, "--steps", "4"]) == 0
     assert "A and B are equal in 4 steps" in capsys.readouterr().out
 
