@@ -49,7 +49,7 @@ def test_the_result_can_be_printed_as_json(capsys):
         ("missing.py:Adam", "missing.py: cannot be read: FileNotFoundError"),
         (planted("Adan"), 'has no class or function "Adan". Did you mean "Adam"?'),
         (planted("Broken"), "RuntimeError: broken on purpose"),
-        (planted("no_optimizer"), "must build a torch.optim.Optimizer, but it returned float"),
+        (planted("no_optimizer"), "must return a torch.optim.Optimizer, but returned float"),
     ],
 )
 def test_an_invalid_side_is_one_line(capsys, description, message):
