@@ -7,10 +7,10 @@ difference of a step does not grow in later steps. Then the differences are expl
 
     conventions.py      the members of a family of optimizers that differ in their conventions
     catalogue.py        the conventions, with a sentence for each choice
-    reference.py        literal updates of SGD, Adam, RMSprop, Adagrad, Lion and sign momentum
+    reference.py        a reference implementation of SGD, Adam, RMSprop, Adagrad, Lion and sign momentum
     estimation.py       estimates hyperparameters from the updates
     fitting.py          searches for the conventions that reproduce the updates of an optimizer
-    directions.py       the directions of methods that are not in the reference, and changes of these
+    directions.py       the directions of methods that are not in the reference, and their changes
     explanation.py      the differences between the conventions of the two sides
     undistinguished.py  conventions that the run cannot distinguish
     report.py           the result, as text and JSON

@@ -1,4 +1,4 @@
-"""Literal updates of the reference family in float64.
+"""A reference implementation of the family of optimizers in float64.
 
 The code is written to be read, not to be fast. All parameters are one vector with D entries.
 """
