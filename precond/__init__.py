@@ -10,8 +10,8 @@ Imports go in one direction (`->` means "imports"): registry -> optimizers -> op
 assembly -> controls -> {saving, directions, state, capture, closures, bank, rules, distributed,
 diagnostics} -> layers -> algorithm -> parts, and algorithms -> {algorithm, parts}. Further,
 {controls, saving, diagnostics} -> layer_coverage, layers -> reasons, and auditing -> registry ->
-{entries, peers}. The names below are
-imported on first use, so that `precond.hyperparameters` can be imported without torch.
+{entries, peers}. The names below are imported on first use, so that `precond.hyperparameters` can be
+imported without torch.
 """
 
 import importlib

@@ -19,8 +19,8 @@ LEGEND = (
     "gradients and one momentum buffer are not counted. Formulas with o and p are for one layer "
     "with N = examples x positions rows, p inputs (bias included) and o outputs. Formulas with D "
     "are for a model with D parameters. r is the rank, c is cov_interval, i is inv_interval, n is "
-    "basis_interval, m is memory, and HVP is a Hessian-vector product. Deviations are differences between the "
-    "defaults and the released code."
+    "basis_interval, m is memory, and HVP is a Hessian-vector product. Deviations are differences "
+    "between the defaults and the released code."
 )
 
 SUPPORT_LEGEND = (
@@ -94,7 +94,7 @@ def _library_line() -> str:
     count = sum(library.refusal(name) is None for name in names)
     version = f"pytorch-optimizer {library.version()}"
     return (
-        f"{library.PREFIX}NAME is one of {count} more optimizers, of the package {version}; "
+        f"{library.PREFIX}NAME is any of {count} more optimizers of the package {version}; "
         "`python -m precond --library` lists them."
     )
 

@@ -98,7 +98,7 @@ class Bank(Recorder):
 
     @property
     def backwards(self) -> set[int]:
-        """The numbers of the backwards of the running evaluation of a batch."""
+        """The numbers of the backwards in the current evaluation of a batch."""
         return set() if self._pass is None else self._pass.backwards
 
     def take_means(self) -> Means:

@@ -36,13 +36,13 @@ def needs_closure(optimizer: Any) -> bool:
 
 
 def step(optimizer: Optimizer | Any, evaluate: Callable[[], Any]) -> Any:
-    """Evaluate a batch, take a step, and return the loss of the first evaluation.
+    """Evaluate a batch, take a step of any optimizer, and return the loss before the step.
 
     Args:
-        optimizer: Any optimizer.
+        optimizer: The optimizer.
         evaluate: Clears the gradients, computes the loss and its backward, and returns the loss. An
-            optimizer that needs a closure calls it, more than once; for all others, it is called
-            before `step()`.
+            optimizer that needs a closure calls this function itself, more than once. For all other
+            optimizers, it is called once, before `step()`.
     """
     if needs_closure(optimizer):
         return optimizer.step(evaluate)
@@ -90,9 +90,9 @@ class SecondPass:
         self._devices, self._states = get_device_states(*parameters)
 
     def end_first(self) -> None:
-        """Read the means of the first evaluation; its sums are complete, and its weights are set.
+        """Read the means of the first evaluation.
 
-        The ranks must be active.
+        Call this inside `active(ranks)`, when the sums are complete and before the weights change.
         """
         self._backwards = self._count_backwards()
         self._means = [bank.take_means() for bank in self._banks]

@@ -58,9 +58,9 @@ class Entry:
         card: The text that `python -m precond` prints.
         package: The package that the optimizer needs in addition to torch, or None.
         plugin: SHA-256 of the plugin's code that builds the optimizer, or None.
-        version: The version of the package, if it is a part of a trial's key, or None.
-        errors: A function of the hyperparameters and the model, or None for no model, that returns
-            further errors; it is called if the hyperparameters have no other errors.
+        version: The version of the package, if trial keys contain it, or None.
+        errors: A function of the hyperparameters and of the model (or None), which returns more
+            errors. It is called only if the other checks find none. None: no such function.
     """
 
     optimizer: Callable[..., Optimizer]
@@ -75,7 +75,7 @@ class Entry:
 
     @property
     def external(self) -> bool:
-        """True if the optimizer is a plugin's or is found by its name in another package."""
+        """True for an optimizer of a plugin, and for `pytorch-optimizer:NAME`."""
         return self.plugin is not None or self.version is not None
 
 

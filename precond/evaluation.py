@@ -1,4 +1,4 @@
-"""The switch of optimizers whose weights for evaluation differ from those for training."""
+"""A switch for optimizers whose weights for evaluation differ from those for training."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import torch
 
 @contextmanager
 def evaluating(optimizer: Any) -> Iterator[None]:
-    """Give the model the weights for its evaluation, and afterwards those of the training again.
+    """Give the model its weights for evaluation inside the `with` block.
 
     Optimizers with the methods `train()` and `eval()`, such as Schedule-Free AdamW, have two sets
-    of weights. For all other optimizers, and in eval mode, nothing changes. The weights of the
-    training are copied and restored bitwise, so an evaluation does not change the training. The
-    buffers of the model, such as the running statistics of a batch normalisation, belong to the
-    weights of the training and do not change.
+    of weights. For all other optimizers, and for one that is already in eval mode, nothing changes.
+    The weights for training are restored bitwise after the block, so an evaluation does not change
+    the training. The buffers of the model, such as the running statistics of a batch normalisation,
+    do not change; they remain those of the weights for training.
 
-    The weights must not be changed inside.
+    Do not change the weights inside the block.
 
     >>> with precond.evaluating(optimizer):
     ...     accuracy = evaluate(model)

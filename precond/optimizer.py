@@ -36,7 +36,8 @@ class Preconditioned(HandlesScale, Assembled):
     forward is never called. A subclass names its algorithm: `class Mine(Preconditioned,
     algorithm=MyAlgorithm)`. Without this argument, the subclass inherits the algorithm.
 
-    Any rule of `precond.rules.RULES` can follow the preconditioner, unless a subclass has its own.
+    Any rule of `precond.rules.RULES` can follow the preconditioner, unless the subclass has its own
+    rule.
 
     In data parallel training, statistics are summed over the ranks of the model's
     DistributedDataParallel, or over all ranks if the model is not wrapped. Each rank must build the
@@ -53,7 +54,7 @@ class Preconditioned(HandlesScale, Assembled):
         params: Parameter groups as in `torch.optim`, to give some parameters other values of the
             rule's hyperparameters (such as `lr` and `weight_decay`), or another `damping`. Default:
             one group of all trainable parameters of the model.
-        rule: The name of the update rule.
+        rule: The name of the update rule, a key of `RULES`.
         **hyperparameters: The hyperparameters of the rule and of the algorithm, by name.
 
     Raises:

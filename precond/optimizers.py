@@ -52,7 +52,7 @@ Example:
     >>> optimizer = precond.{name}(model, {example})
 {step}
 """
-# The stub file has a signature for each rule.
+# `optimizers.pyi` has a signature for each rule.
 RULE = f"""    rule: The update rule: {", ".join(RULES)}. The arguments below are those of
         `{DEFAULT}`; "Update rules" in `docs/algorithms.md` lists those of the other rules.
 """

@@ -357,9 +357,9 @@ class KBFGS(Preconditioned):
             >= 0).
         decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
             the decay to the direction.
-        damping: Its square root is added to the eigenvalues of the inputs' covariance, and is the
-            smallest curvature of the pairs that update the factor of the outputs (rho; a number in
-            (0, 1]).
+        damping: Its square root is added to the eigenvalues of the inputs' covariance, and is a
+            lower bound on the curvature of the pairs that update the factor of the outputs (rho; a
+            number in (0, 1]).
         ema_decay: Weight of the old value in the averages of the covariance and of the pairs (beta;
             a number in [0, 1)).
 
@@ -422,9 +422,9 @@ class KBFGSL(Preconditioned):
             >= 0).
         decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
             the decay to the direction.
-        damping: Its square root is added to the eigenvalues of the inputs' covariance, and is the
-            smallest curvature of the pairs that update the factor of the outputs (rho; a number in
-            (0, 1]).
+        damping: Its square root is added to the eigenvalues of the inputs' covariance, and is a
+            lower bound on the curvature of the pairs that update the factor of the outputs (rho; a
+            number in (0, 1]).
         ema_decay: Weight of the old value in the averages of the covariance and of the pairs (beta;
             a number in [0, 1)).
         memory: Number of pairs from which the factor of the outputs is computed (m; an integer >=

@@ -1,4 +1,4 @@
-"""The recording of signals: what the hooks of a bank's layers add to its statistics."""
+"""The recording of the signals that the hooks of a bank's layers add to its statistics."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Recorder:
     buffer: Tensor
     forwards: Forwards
     _repeated: set[str]  # layers whose forward ran inside a backward in this step
-    # The running evaluation of a batch, for algorithms that evaluate each batch twice.
+    # The current evaluation of a batch, for algorithms that evaluate each batch twice.
     _pass: Pass | None
     in_second_pass: bool
 

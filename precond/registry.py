@@ -70,9 +70,12 @@ def available() -> list[str]:
 
 
 def lookup(name: str) -> Entry:
-    """Return the entry of `nysact-s`, `nysact-s+orthogonal` or `pytorch-optimizer:lion`.
+    """Return the entry of an optimizer.
 
-    The second name is an optimizer that preconditions layers, followed by an update rule.
+    Args:
+        name: A registered name, such as `nysact-s`; a composed name, such as `nysact-s+orthogonal`,
+            of an optimizer that preconditions layers and of an update rule; or
+            `pytorch-optimizer:NAME`.
 
     Raises:
         HyperparameterError: The name is unknown, the rule cannot follow the optimizer, or the
@@ -90,7 +93,7 @@ def lookup(name: str) -> Entry:
 
 
 def name_error(name: str, advice: str = "") -> str | None:
-    """Return one line if a name is not that of an optimizer, else None.
+    """Return one line if no optimizer has this name or it cannot be used, else None.
 
     Args:
         name: The name.
@@ -107,7 +110,7 @@ def name_error(name: str, advice: str = "") -> str | None:
     if base not in (known := composable()):
         return f"{text}: no update rule can follow {base}. Use {base}, or one of {', '.join(known)}"
     if rule == DEFAULT:
-        return f"{text}: {DEFAULT} is the update rule of {base}. Use {base}"
+        return f"{text}: {DEFAULT} is the default update rule of {base}. Use {base}"
     return None if rule in RULES else f'{text}: unknown rule "{rule}".{nearest(rule, RULES)}'
 
 

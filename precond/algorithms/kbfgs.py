@@ -19,8 +19,8 @@ when it is read. The two kinds of damping and the BFGS update are in `parts/bfgs
 damping, because s_a^T y_a >= eps s_a^T s_a. A layer that is called for the first time after the
 first step starts at H_a = I / eps.
 
-K-BFGS(L) keeps the last `memory` damped pairs instead of H_g, and starts at H_g = I in each step. As
-in the released code, H_a is a dense matrix in both methods.
+K-BFGS(L) stores the last `memory` damped pairs instead of H_g, and computes H_g from these pairs,
+starting at I. As in the released code, H_a is a dense matrix in both methods.
 
 Cost per step: a second forward and backward, and 2 N p^2 + 2 o p (o + p) + 10 (p^2 + o^2)
 operations. Memory: 2 p^2 + o^2; K-BFGS(L) has 2 m o in place of o^2.
@@ -54,13 +54,13 @@ _CARD = Card(
     cost="a second forward and backward + 2Np^2 + 2op(o + p) + 10(p^2 + o^2)",
     memory="2p^2 + o^2",
     deviations="A and H_a start from the first batch, not from a pass over the data; the momentum "
-    "is that of the directions, not of the gradients; the weight decay is not preconditioned; "
+    "accumulates the directions, not the gradients; the weight decay is not preconditioned; "
     "the output gradients of convolutions are summed over the positions",
     unsupported=UNSUPPORTED,
 )
 _LIMITED_CARD = Card(
     paper=_CARD.paper,
-    cost="a second forward and backward + 2Np^2 + 8mop + 2op^2 + 10p^2, m = pairs",
+    cost="a second forward and backward + 2Np^2 + 8mop + 2op^2 + 10p^2",
     memory="2p^2 + 2mo",
     deviations=_CARD.deviations,
     unsupported=UNSUPPORTED,
@@ -106,8 +106,8 @@ class KBFGS(Algorithm[KBFGSState]):
     """Precondition with BFGS approximations of the inverse Hessian's Kronecker factors.
 
     Attributes:
-        damping: Its square root is added to the eigenvalues of the inputs' covariance, and is the
-            smallest curvature of the pairs that update the factor of the outputs.
+        damping: Its square root is added to the eigenvalues of the inputs' covariance, and is a
+            lower bound on the curvature of the pairs that update the factor of the outputs.
         ema_decay: Weight of the old value in the averages of the covariance and of the pairs.
     """
 
@@ -172,14 +172,14 @@ class KBFGS(Algorithm[KBFGSState]):
         self._update_inputs(state, before)
 
     def _update_outputs(self, state: KBFGSState, before: Means, after: Means) -> None:
-        """Update H_g with the averages of the differences."""
+        """Update H_g with the damped averages of the differences."""
         s, y = before.outputs - after.outputs, before.output_gradients - after.output_gradients
         seen = before.seen & after.seen & linalg.all_finite(s) & linalg.all_finite(y)
         state.s.update(s, seen, self.ema_decay)
         state.y.update(y, seen, self.ema_decay)
         h_g = state.factor.outputs
-        # The update does not change if s and y are divided by the same number, so their averages
-        # need no bias correction.
+        # Dividing s and y by the same number does not change the update, so their averages need
+        # no bias correction.
         s, y = bfgs.double_damping(h_g, state.s.value, state.y.value, self.damping**0.5)
         norm = torch.linalg.vector_norm(before.output_gradients, dim=1)
         h_g.update(s, y, seen & bfgs.usable(s, y, norm))

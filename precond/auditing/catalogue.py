@@ -1,4 +1,4 @@
-"""The catalogue of conventions: how implementations of one method differ.
+"""The catalogue of conventions, in which implementations of one method can differ.
 
 `CATALOGUE` has an entry for each convention of `Conventions`, with a sentence for each choice. In
 the sentences, g is the gradient, w are the weights, m is the first moment (or momentum buffer), v
@@ -28,8 +28,8 @@ def _is_adaptive(base: Conventions) -> bool:
     return base.kind == ADAPTIVE
 
 
-def _is_no_sign(base: Conventions) -> bool:
-    """Return True if the size of a direction has an effect."""
+def _depends_on_size(base: Conventions) -> bool:
+    """Return True if the size of a direction, not only its sign, has an effect."""
     return base.kind in (LINEAR, ADAPTIVE)
 
 
@@ -51,9 +51,10 @@ class Convention:
         title: The name of the convention.
         choices: A sentence for each choice.
         kinds: The kinds of updates that have the convention.
-        needs: The hyperparameter that must not be zero, or the convention has no effect.
+        needs: A hyperparameter. If it is zero, the convention has no effect.
         applies: Returns True if the choices differ, given all other conventions.
-        limited: Choices that differ from the others only if the function returns True.
+        limited: For a choice that does not always differ from the others, a function that returns
+            True if it does.
     """
 
     title: str
@@ -64,7 +65,7 @@ class Convention:
     limited: Mapping[str, Condition] = field(default_factory=dict)
 
     def differing(self, base: Conventions) -> list[str]:
-        """Return the choices that differ by definition, given the other conventions."""
+        """Return the choices that are defined differently, given the other conventions."""
         if base.kind not in self.kinds or not self.applies(base):
             return []
         return [c for c in self.choices if c not in self.limited or self.limited[c](base)]
@@ -80,7 +81,7 @@ CATALOGUE: dict[str, Convention] = {
             LINEAR: "the update is linear in m, as in SGD",
             ADAPTIVE: "the update is divided by the root of v, as in Adam and RMSprop",
             SIGN: "the update is the sign of m",
-            LION: "the update is the sign of beta1 m + (1 - beta1) g with the m of the last step",
+            LION: "the update is the sign of beta1 m + (1 - beta1) g with the m of the previous step",
         },
     ),
     "sense": Convention(
@@ -98,7 +99,7 @@ CATALOGUE: dict[str, Convention] = {
             "normalised": "the gradient is divided by the norm of all gradients",
             "normalised by tensor": "each tensor's gradient is divided by its norm",
         },
-        limited={"clipped exactly": _is_no_sign},
+        limited={"clipped exactly": _depends_on_size},
     ),
     "decay": Convention(
         "weight decay",
@@ -144,7 +145,7 @@ CATALOGUE: dict[str, Convention] = {
         },
         _BUFFER,
         "beta1",
-        limited={"plain g": _is_weighted, "from step 2": _is_no_sign},
+        limited={"plain g": _is_weighted, "from step 2": _depends_on_size},
     ),
     "lr_place": Convention(
         "place of the learning rate",
@@ -189,7 +190,7 @@ CATALOGUE: dict[str, Convention] = {
             "inside, not corrected": "eps is inside the root, before the bias correction",
             "inside, squared": "the square of eps is inside the root: sqrt(v + eps^2)",
             "squares": "eps is added to each square of a gradient, before the average",
-            "maximum": "the denominator is the larger one of sqrt(v) and eps",
+            "maximum": "the denominator is the larger of sqrt(v) and eps",
         },
         _ADAPTIVE,
         "eps",
@@ -238,8 +239,8 @@ CATALOGUE: dict[str, Convention] = {
     "second_of": Convention(
         "content of the second moment",
         {
-            "gradient": "v is of g",
-            "deviation": "v is of g - m, as in AdaBelief",
+            "gradient": "v is computed from g",
+            "deviation": "v is computed from g - m, as in AdaBelief",
         },
         _ADAPTIVE,
         limited={"deviation": lambda base: base.order == "gradient"},
@@ -256,8 +257,8 @@ CATALOGUE: dict[str, Convention] = {
     "order": Convention(
         "order of momentum and division",
         {
-            "gradient": "m is of g, and the step is m divided by the root of v",
-            "ratio": "m is of g divided by the root of v",
+            "gradient": "m is computed from g, and the step is m divided by the root of v",
+            "ratio": "m is computed from g divided by the root of v",
         },
         _ADAPTIVE,
         "beta1",
@@ -268,7 +269,7 @@ CATALOGUE: dict[str, Convention] = {
 def alternatives(
     base: Conventions, suggestions: Mapping[str, float]
 ) -> Iterator[tuple[str, str | float]]:
-    """Yield single changes of `base`: other choices, and other values worth trying.
+    """Yield single changes of `base`: other choices, and other plausible values.
 
     Args:
         base: The conventions to change.

@@ -28,8 +28,8 @@ def main(arguments: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m precond audit",
-        description="Run two optimizers on the same weights and gradients. Name the first step, "
-        "the tensor and the conventions in which they differ.",
+        description="Run two optimizers on the same weights and gradients. Print the first step and "
+        "the tensor in which they differ, and the conventions that explain the difference.",
         epilog="An optimizer is a registered name, a class of torch.optim, or a class or function "
         "in a file, with values: nysact-s:rank=5,lr=0.01, torch.optim.AdamW:lr=0.01, "
         "my_file.py:MyOptimizer:lr=0.1. The exit code is 0 if the two are equal, 1 if they "

@@ -1,4 +1,4 @@
-"""The members of the reference family, and the values that an optimizer declares for them.
+"""The members of the reference family, and the hyperparameters that an optimizer declares.
 
 `Conventions` has a field for each convention; `catalogue.py` explains the choices. To add a
 convention, add a field, an entry of the catalogue, and the arithmetic in `reference.py`.
@@ -24,7 +24,7 @@ class Conventions:
         eps: Added to the denominator.
         weight_decay: Coefficient of the weight decay.
         dampening: 1 - dampening is the weight of the gradient in a momentum of the form "sum".
-        max_norm: The bound of clipped gradients.
+        max_norm: Bound on the norm, or on each entry, of clipped gradients.
     """
 
     kind: str = LINEAR
@@ -81,7 +81,7 @@ FAMILIES: dict[str, Conventions] = {
 
 
 def declared(settings: Mapping[str, Any]) -> dict[str, float]:
-    """Return the hyperparameters that the options of a parameter group declare."""
+    """Return the fields of `Conventions` that the options of a parameter group declare."""
     values = {
         _SPELLINGS[name]: float(value)
         for name, value in settings.items()
@@ -101,8 +101,8 @@ def differences(a: Conventions, b: Conventions) -> list[str]:
 def is_valid(conventions: Conventions) -> bool:
     """Return True if all hyperparameters are in their ranges."""
     fractions = (conventions.beta1, conventions.beta2, conventions.dampening)
-    positive = (getattr(conventions, name) for name in VALUES)
-    return all(value < 1 for value in fractions) and all(value >= 0 for value in positive)
+    values = (getattr(conventions, name) for name in VALUES)
+    return all(value < 1 for value in fractions) and all(value >= 0 for value in values)
 
 
 def used_values(base: Conventions) -> list[str]:

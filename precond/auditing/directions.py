@@ -1,8 +1,8 @@
 """The directions of methods that the reference does not compute, and changes of such a method.
 
-The directions of a method are its updates without momentum and weight decay, divided by minus the
-learning rate. The conventions of the reference family are then applied to the directions instead of
-the gradients.
+The directions of a method are its updates without momentum and weight decay, divided by the
+negative learning rate. The conventions of the reference family are then applied to the directions
+instead of the gradients.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Change:
         after: The same about the changed method.
         settings: Changed hyperparameters.
         gradient: Replaces the gradients (see `follow`).
-        delayed: Use the statistics of the step before (see `follow`).
+        delayed: Use the statistics of the previous step (see `follow`).
         separate: Apply the biases in separate modules, where they are not preconditioned.
-        decayed: True if the changed directions contain the weight decay.
+        decayed: True if the directions after the change contain the weight decay.
     """
 
     title: str
@@ -59,7 +59,7 @@ class Method:
     side: Side
     problem: Problem
     path: Trajectory
-    neutral: bool = True  # switch momentum and weight decay off
+    neutral: bool = True  # run it without its own momentum and weight decay
 
     @property
     def start(self) -> Conventions:
@@ -130,7 +130,7 @@ def changes(method: Side, weight_decay: float) -> Iterator[Change]:
     yield Change(
         "bias",
         "the bias is a column of its layer's matrix",
-        "the bias is not preconditioned, and no column of its layer's matrix",
+        "the bias is not preconditioned, and is no column of its layer's matrix",
         separate=True,
     )
     yield Change(
@@ -148,7 +148,7 @@ def changes(method: Side, weight_decay: float) -> Iterator[Change]:
 
 
 def estimated_changes(method: Method, base: Conventions, updates: Tensor) -> Iterator[Change]:
-    """Yield the changes of a positive hyperparameter to the value that reproduces the updates."""
+    """Yield changes of one positive hyperparameter to a value that reproduces the updates."""
     for name, value in method.side.settings.items():
         if name in RULE or not isinstance(value, float) or value <= 0:
             continue
@@ -159,7 +159,7 @@ def estimated_changes(method: Method, base: Conventions, updates: Tensor) -> Ite
 def _estimated(
     method: Method, base: Conventions, updates: Tensor, name: str, value: float
 ) -> float | None:
-    """Return the value of a hyperparameter, from Gauss-Newton iterations on its logarithm."""
+    """Return the value of a hyperparameter by Gauss-Newton iterations on its logarithm, or None."""
 
     def residual(x: float) -> Tensor:
         directions = method.directions(setting(name, value, math.exp(x)))

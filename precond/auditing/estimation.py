@@ -16,16 +16,16 @@ from precond.auditing.trajectory import Trajectory
 
 ITERATIONS = 12
 FIRST = 4  # steps that the estimate uses; the caller checks all others
-FAR = 1e-6  # a relative difference that is no rounding
+FAR = 1e-6  # a relative difference that cannot be rounding
 PATIENCE = 2  # iterations that may reduce the residual by less than half
-SMALL = 1e-4  # residual of an estimate that is checked on all steps
-DIGITS = 12  # of an estimated value
+SMALL = 1e-4  # estimates with a smaller residual are checked on all steps
+DIGITS = 12  # significant digits of an estimated value
 
 
 def deviation(update: Tensor, expected: Tensor, weights: Tensor, trajectory: Trajectory) -> Tensor:
     """Return the relative difference of two updates for each parameter, `[parameters]`.
 
-    It is the norm of the difference, less the rounding error of `new weights - old weights`,
+    It is the norm of the difference, minus the rounding error of `new weights - old weights`, and
     divided by the larger norm of the two updates.
     """
     norms = trajectory.layout.norms
@@ -40,15 +40,15 @@ def error(
 ) -> float:
     """Return the largest relative difference between the reference and given updates.
 
-    The comparison ends after the first step whose difference is larger than `limit`; it is infinite
-    where a difference is much larger.
+    The comparison ends after the first step whose difference is larger than `limit`. The result is
+    infinite if this difference is much larger.
     """
     largest = 0.0
     expectations = reference.updates(conventions, trajectory)
     rows = zip(expectations, updates, trajectory.rows, strict=True)
     for expected, update, (weights, _, _) in rows:
         far = max(FAR, 10 * limit) * torch.maximum(update.norm(), expected.norm())
-        if (update - expected).norm() > far:  # in most cases
+        if (update - expected).norm() > far:  # most candidates end here
             return math.inf
         value = deviation(update, expected, weights, trajectory).max().item()
         largest = max(largest, value)
@@ -113,7 +113,7 @@ def _initial(start: Conventions, name: str) -> float:
 
 
 def _bounded(names: Sequence[str], old: Tensor, new: Tensor) -> Tensor:
-    """Keep betas below 1 and other values positive, where a step would leave the range."""
+    """Limit a step, so that betas remain below 1, and positive values remain positive."""
     low = torch.where(old > 0, 0.1 * old, -torch.inf)
     high = torch.tensor([torch.inf if not n.startswith("beta") else 1.0 for n in names])
     high = torch.where(high == 1, 1 - 0.1 * (1 - old), high.double())

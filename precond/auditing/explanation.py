@@ -22,8 +22,9 @@ from precond.auditing.problem import Problem
 from precond.auditing.sides import Side
 from precond.auditing.trajectory import Trajectory
 
-MANY = 4  # declared differences of which not all combinations are tried
-Selection = tuple[int, tuple[Change, ...]]  # the conventions that may differ, too, and changes
+MANY = 4  # with more declared differences, not all of their combinations are tried
+# The number of conventions of the reference that may differ, and the changes of a method.
+Selection = tuple[int, tuple[Change, ...]]
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Explanation:
         differences: The conventions; all other conventions are equal.
         error: The largest relative difference between an update and the one that the conventions
             give, over both sides, all steps and the explained tensors.
-        tensors: The explained tensors, if the updates of all others are equal; empty for all.
+        tensors: The tensors that are explained, if the updates of all others are equal; empty if
+            all tensors are explained.
     """
 
     differences: tuple[Difference, ...]
@@ -92,7 +94,7 @@ class Pair:
 
     @property
     def layerwise(self) -> bool:
-        """True if a side lists layers that it preconditions; then no reference can explain it."""
+        """True if a side preconditions layers; the reference cannot reproduce its updates."""
         return any(t.layerwise for t in self.trajectories)
 
 
@@ -101,8 +103,9 @@ def explain(pair: Pair, differing: Sequence[str]) -> list[Explanation]:
 
     Args:
         pair: The two sides.
-        differing: The tensors whose updates differ. If no explanation fits all tensors, those of
-            these tensors are returned, as for optimizers without weight decay of the biases.
+        differing: The tensors whose updates differ. If no explanation applies to all tensors,
+            explanations of these tensors are returned. An example is an optimizer that applies
+            its weight decay to matrices only.
     """
     if not pair.layerwise:
         if results := _by_reference(pair):
@@ -199,7 +202,7 @@ def _sentence(name: str, conventions: Conventions) -> str:
 
 
 def _by_method(pair: Pair, number: int, neutral: bool) -> list[Explanation]:
-    """Explain the other side by the directions of side `number` and changes of it."""
+    """Explain the other side by the directions of side `number`, and by changes of this side."""
     method = Method(pair.sides[number], pair.problem, pair.trajectories[0], neutral)
     plain = _directions(method)
     if plain is None:
@@ -236,10 +239,7 @@ def _rule_values(values: dict[str, float]) -> dict[str, float]:
 
 
 def _stages(pair: Pair, number: int, weight_decay: float) -> Iterator[Iterable[Selection]]:
-    """Yield lists of selections of changes, the most likely first.
-
-    Each selection comes with the number of conventions of the reference that may differ, too.
-    """
+    """Yield lists of selections, the most likely first."""
     side, other = pair.sides[number], pair.sides[1 - number]
     given = declared_changes(side, other)
     yield [(2, ())]

@@ -37,7 +37,7 @@ class Observed:
         return list(self.updates)
 
     def reproduced_by(self, conventions: Conventions) -> bool:
-        """Return True if the reference gives the updates, except for rounding."""
+        """Return True if the reference has the same updates, except for rounding."""
         return error(conventions, self.trajectory, self.rows, self.limit) <= self.limit
 
 
@@ -58,8 +58,8 @@ def fit(
         starts: The conventions to change, the most likely first.
         suggestions: Values that the other optimizer declares.
         depth: The largest number of changes.
-        estimates: The largest number of changes of which some are estimated values; the search for
-            these takes about ten times as long as that for the others.
+        estimates: The largest number of changes if some of them are estimated values. A search
+            with estimates takes about ten times as long as one without them.
     """
     for size in range(depth + 1):
         matches: list[Conventions] = []

@@ -109,7 +109,7 @@ class Problem:
     separate: bool = False
 
     def model(self) -> Network:
-        """Return a new model in float64. No parameter is zero, so that a decay of it shows."""
+        """Return a new model in float64. No parameter is zero, so that each weight decay shows."""
         generator = torch.Generator().manual_seed(self.seed)
         with torch.random.fork_rng(devices=[]):
             model = Network(CONTENTS[self.contents], self.separate).double()

@@ -1,6 +1,6 @@
-"""Literal updates of the reference family, one convention at a time and in float64.
+"""A reference implementation of the family of optimizers in float64.
 
-The code is written for reading, not for speed. All parameters are one vector with D entries.
+The code is written to be read, not to be fast. All parameters are one vector with D entries.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Reference:
         return 1 - beta**number if number else 1.0
 
     def _adaptive(self, g: Tensor, plain: Tensor) -> Tensor:
-        """Return the direction of an adaptive method; v is of `plain`."""
+        """Return the direction of an adaptive method; v is computed from `plain`."""
         c = self.conventions
         if c.order == "ratio":
             return self._momentum(g / self._denominator(plain))

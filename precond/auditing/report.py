@@ -37,14 +37,14 @@ class FirstDifference:
 
 @dataclass(frozen=True)
 class Audit:
-    """The result of an audit; its text is a report.
+    """The result of an audit; `str(audit)` is a report.
 
     Attributes:
         labels: The descriptions of the sides A and B.
         steps: The number of steps.
         tolerance: The largest relative difference that counts as rounding.
         model: The kinds of parameters in the model.
-        omitted: The reasons why the model does not have other kinds.
+        omitted: The errors because of which the model has no other kinds of parameters.
         tensors: The names of the parameters.
         table: The relative difference for each step and parameter.
         first: The first difference, or None if the sides are equal.
@@ -94,8 +94,8 @@ class Audit:
             )
         else:
             text = (
-                f"A and B differ from step {self.first.step}, in `{self.first.tensor}`, by "
-                f"{self.first.difference:.1e} (relative)."
+                f"A and B first differ in step {self.first.step}. The largest relative difference "
+                f"of that step is {self.first.difference:.1e}, in `{self.first.tensor}`."
             )
         return names + _fill(text)
 
@@ -142,7 +142,9 @@ class Audit:
     def _notes(self) -> Iterator[str]:
         if self.omitted:
             reasons = "; ".join(self.omitted)
-            yield _fill(f"The model has {self.model}, because of these errors: {reasons}")
+            yield _fill(
+                f"The model of the audit has {self.model}, because of these errors: {reasons}"
+            )
         if self.undistinguished:
             yield _fill(
                 "This run does not distinguish all choices of these conventions: "
@@ -157,15 +159,14 @@ def _explained(explanation: Explanation, heading: str) -> str:
         lines.append(_fill(f"* {difference.title}", "  "))
         lines += [_fill(f"  A: {difference.a}", "     "), _fill(f"  B: {difference.b}", "     ")]
     number = len(explanation.differences)
-    choices = "choice" if number == 1 else "choices"
+    choices, verb = ("choice", "reproduces") if number == 1 else ("choices", "reproduce")
     text = (
-        f"{heading}: {counted(number, 'convention')}. With A's {choices}, the updates of A are "
-        f"reproduced, and with B's {choices} those of B (largest relative error "
-        f"{explanation.error:.1e})."
+        f"{heading}: {counted(number, 'convention')}. A's {choices} {verb} the updates of A, and "
+        f"B's {choices} those of B (largest relative error {explanation.error:.1e})."
     )
     if explanation.tensors:
         names = ", ".join(f"`{name}`" for name in explanation.tensors)
-        text += f" All other tensors are equal; this explains {names}."
+        text += f" This explains {names}; the updates of all other tensors are equal."
     return "\n".join([_fill(text), *lines])
 
 

@@ -36,10 +36,11 @@ def follow(
     Args:
         side: The optimizer.
         problem: The model and the batches.
-        path: Start each step from the weights of this trajectory, not from the optimizer's.
+        path: Start each step from the weights of this trajectory, instead of those after the
+            optimizer's previous step.
         gradient: Replace each gradient by the value of this function before the step.
-        delayed: Give the optimizer the forward and the backward of the step before, with the
-            gradient of this step; `path` is required. The first step follows the gradient.
+        delayed: Give the optimizer the forward and the backward of the previous step, but the
+            gradient of the current one; `path` is required. The first step follows the gradient.
         **changes: Changed hyperparameters.
     """
     with torch.random.fork_rng(devices=[]):
@@ -48,7 +49,7 @@ def follow(
         run = _Run(side.build(model, **changes), model, path)
         settings = {k: v for k, v in run.optimizer.param_groups[0].items() if k != "params"}
         if callable(switch := getattr(run.optimizer, "train", None)):
-            switch()  # some optimizers have other weights for the evaluation
+            switch()  # some optimizers start in the mode for evaluation, with other weights
         batches = problem.batches()
         rows: list[tuple[Tensor, Tensor, Tensor]] = []
         for number, batch in enumerate(batches):
@@ -72,7 +73,7 @@ def change_step(steps: int) -> int:
 
 
 def _needs_closure(optimizer: Optimizer) -> bool:
-    """Return True if the optimizer says so, or if its method `step` requires a closure."""
+    """Return True if the optimizer declares it, or if the argument `closure` is required."""
     if needs_closure(optimizer):
         return True
     closure = inspect.signature(optimizer.step).parameters.get("closure")
@@ -92,7 +93,7 @@ class _Run:
         return list(self.model.parameters())
 
     def evaluate(self, batches: list[Batch], number: int, delayed: bool) -> None:
-        """Compute the gradients of a step, with the statistics of the step before if delayed."""
+        """Compute the gradients of a step, with the statistics of the previous step if delayed."""
         self.optimizer.zero_grad()
         current = max(0, number - 1) if delayed else number
         if self.path is not None:
@@ -120,7 +121,7 @@ class _Run:
         return before, gradients, self.weights()
 
     def follow_gradient(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what `step` returns for a step along the gradient, and forget the forward."""
+        """Return the result of `step` for a step along the gradient, and forget the forward."""
         before, gradients = self.weights(), self.gradients()
         self.optimizer.zero_grad()
         return before, gradients, before - self.optimizer.param_groups[0]["lr"] * gradients

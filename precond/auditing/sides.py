@@ -42,8 +42,8 @@ class Side:
         label: The description, for messages.
         construct: A function of the model and of hyperparameters that returns the optimizer.
         values: The hyperparameters that the user set.
-        defaults: All known hyperparameters and their defaults; empty for an opaque function.
-        choices: For a hyperparameter that is one of several words, these words.
+        defaults: All known hyperparameters and their defaults; empty for a function of the model.
+        choices: The allowed words of each hyperparameter whose value is a word.
     """
 
     label: str
@@ -67,7 +67,7 @@ class Side:
         if not (hasattr(optimizer, "step") and getattr(optimizer, "param_groups", None)):
             kind = type(optimizer).__name__
             raise AuditError(
-                f"{self.label}: it must build a torch.optim.Optimizer, but it returned {kind}"
+                f"{self.label}: must return a torch.optim.Optimizer, but returned {kind}"
             )
         return optimizer
 
@@ -151,7 +151,7 @@ def _is_optimizer(kind: Any) -> bool:
 
 
 def _of_callable(label: str, function: Callable[..., Any], values: Mapping[str, Any]) -> Side:
-    """Return the side of a function of parameters or, if its first argument is one, of a model."""
+    """Return the side of a function whose first argument is the parameters or the model."""
     first, *others = inspect.signature(function).parameters.values()
     takes_model = first.name in ("model", "module", "net", "network")
     names = {parameter.name for parameter in others}

@@ -35,7 +35,8 @@ class Layout:
     def factors(self) -> Mapping[str, Tensor]:
         """Factors of the learning rate that depend on a tensor's shape, `[parameters]`.
 
-        A tensor has shape[0] rows; one with less than two dimensions has the factor 1.
+        A tensor has shape[0] rows. "root of the entries" applies to all tensors; the other factors
+        are 1 for tensors with fewer than two dimensions.
         """
         rows = [shape[0] if len(shape) > 1 else 1 for shape in self.shapes.values()]
         columns = [
@@ -72,8 +73,8 @@ class Trajectory:
         updates: New weights minus old weights, `[T, D]`.
         factors: The learning rate divided by its initial value, for each step.
         settings: The options of the first parameter group.
-        layerwise: True if the optimizer lists layers that it preconditions. Its updates are then
-            no function of the gradients alone.
+        layerwise: True if the optimizer preconditions layers. Its updates then depend on more than
+            the gradients.
     """
 
     layout: Layout
@@ -102,5 +103,5 @@ class Trajectory:
         )
 
     def along(self, directions: Tensor) -> Trajectory:
-        """Return the trajectory with other gradients."""
+        """Return the trajectory with directions in place of the gradients."""
         return replace(self, gradients=directions)

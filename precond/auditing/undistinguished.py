@@ -33,7 +33,7 @@ def _settings(pair: Pair) -> Iterator[str]:
 
 
 def _conventions(pair: Pair) -> list[str]:
-    """Return the lines for the conventions; none if the reference computes neither side."""
+    """Return a line for each convention; none if the reference reproduces neither side."""
     if pair.layerwise:
         return []
     for number in (0, 1):

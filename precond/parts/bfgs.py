@@ -5,8 +5,8 @@ least from the old one (Nocedal and Wright, "Numerical Optimization", chapters 6
 
     H <- (I - s y^T / c) H (I - y s^T / c) + s s^T / c   with c = s^T y
 
-H remains positive definite if c > 0. `usable` is the test for this, and `double_damping` changes
-pairs (s, y) so that they pass it.
+H remains positive definite if c > 0. `usable` tests this, and `double_damping` changes pairs (s, y)
+so that c is large enough.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from precond.parts import linalg
 
 POWELL = 0.2  # the smallest s^T y / y^T H y of a pair that is not damped
-SMALLEST = 1e-4  # a pair is skipped if s^T y / s^T s is at most this number times a norm
+SMALLEST = 1e-4  # a pair is skipped if s^T y / s^T s is at most this multiple of a norm
 
 
 @dataclass
@@ -100,7 +100,8 @@ def usable(s: Tensor, y: Tensor, norm: Tensor) -> Tensor:
     Args:
         s: Differences `[L, d]`.
         y: Differences of gradients `[L, d]`.
-        norm: Norm of the gradient, `[L]`: s^T y must exceed `SMALLEST` s^T s times this norm.
+        norm: Norms `[L]`, such as those of the gradients. s^T y must exceed `SMALLEST` s^T s times
+            this norm.
     """
     limit = SMALLEST * _dot(s, s) * norm
     enough = (_dot(s, y) > limit) & (_dot(s, y) > 0)
@@ -110,8 +111,8 @@ def usable(s: Tensor, y: Tensor, norm: Tensor) -> Tensor:
 def double_damping(h: Inverse, s: Tensor, y: Tensor, bound: float) -> tuple[Tensor, Tensor]:
     """Return pairs with s^T y >= 0.2 y^T H y and s^T y >= bound s^T s.
 
-    Powell's damping moves s towards H y; then y is moved towards s. A step is omitted where its
-    condition holds already.
+    First, Powell's damping moves s towards H y; then, y is moved towards s. Each of the two is
+    omitted where its inequality already holds.
 
     Args:
         h: The inverse Hessian H.

@@ -66,9 +66,9 @@ def symmetrize(matrix: Tensor) -> Tensor:
 def all_finite(stack: Tensor) -> Tensor:
     """Return a bool mask `[L]` of the slots of a stack `[L, ...]` that contain no inf or nan.
 
-    The function tests the sum in float64: a sum of finite float32 numbers cannot overflow in it,
-    and the host does not wait for the device. On a CPU, which would first copy the stack to
-    float64, it does so only if a sum in the dtype of the stack is not finite.
+    The function tests the sum in float64, which a sum of finite float32 numbers cannot overflow.
+    The host does not wait for the device. On a CPU, a sum in float64 would first copy the stack, so
+    it is computed only if a sum in the dtype of the stack is not finite.
     """
     rows = stack.flatten(1)
     if stack.device.type == "cpu" and (ok := rows.sum(1).isfinite()).all():

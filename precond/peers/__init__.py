@@ -1,11 +1,11 @@
-"""The optimizers of other packages, for comparison: one file for each of these *peers*.
+"""The *peers*: optimizers of other packages, for comparison. Each has its own file.
 
 The packages do the arithmetic. Thin subclasses give the peers this project's hyperparameter names
 and the guarantees of every registered optimizer: gradients are not changed, random draws are
 seeded, and a run resumes bitwise from a loaded state. `library.py` gives access by name to all
-other optimizers of pytorch-optimizer. The modules of this folder may import each other's base, and
-modules of `precond` below the registry. Only this folder imports pytorch-optimizer, and only when
-one of its optimizers is built.
+other optimizers of pytorch-optimizer. `muon.py` uses torch instead of this package. The modules of
+this folder must not import the registry, which imports them. Only this folder imports
+pytorch-optimizer, and only when it is first needed.
 
 To add a peer, write a file with the dataclass of its hyperparameters, its card and a `Peer`, and
 add the `Peer` to `PEERS`.

@@ -28,7 +28,7 @@ class ADOPT(Hyperparameters):
 
     Attributes:
         lr: Learning rate.
-        betas: Weights of the old values in the means of the divided gradients and of the squares.
+        betas: Weights of the old values in the means of the divided and of the squared gradients.
         eps: The smallest divisor.
         weight_decay: Each step shrinks the weights by the factor 1 - lr x weight_decay.
     """

@@ -1,4 +1,4 @@
-"""The base of the peers: how a class of another package becomes an optimizer of this project."""
+"""The base of the peers, which adapts classes of another package to this project."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Peer:
         label: Its name in messages; the registered name is the same in lower case.
         settings: The dataclass of its hyperparameters.
         card: The text that `python -m precond` prints.
-        define: Returns the class of the optimizer, given the package. The class is defined in a
-            function, because the package may not be installed.
+        define: A function of the package that returns the class of the optimizer. The class is
+            defined in a function, because the package may not be installed.
         numerics: Version of the arithmetic (see `Algorithm.NUMERICS`).
     """
 
@@ -109,10 +109,11 @@ class LibraryOptimizer(Standalone):
 
     Attributes:
         LIBRARY: The class of the package.
-        CHANGES_GRADIENTS: True if the package changes gradients in place; it then gets copies.
-        OWN_DTYPES: How the names of those entries of a parameter's state begin that a load does
-            not convert to the parameter's dtype.
-        RENAMED: The package's names of options of groups by the names of this project.
+        CHANGES_GRADIENTS: True if the package changes gradients in place. Its step then receives
+            copies of them.
+        OWN_DTYPES: Prefixes of the names of the state's entries that keep their dtype when a state
+            is loaded. All other entries are converted to the dtype of their parameter.
+        RENAMED: The package's names of hyperparameters, by the names in this project.
     """
 
     COMPLETE_ENTRIES = True
@@ -152,7 +153,7 @@ class LibraryOptimizer(Standalone):
                 p.grad = gradient
 
     def _restore_state_types(self, value: Any, saved_value: Any) -> Any:
-        """Return a loaded entry; the package calls this method in `load_state_dict`."""
+        """Return a loaded entry. The package's `load_state_dict` calls this method."""
         restored: Any = super()._restore_state_types(value, saved_value)  # type: ignore[misc]
         if isinstance(saved_value, dict):
             texts = [name for name in saved_value if isinstance(name, str)]
@@ -198,7 +199,7 @@ class StartsAfterInitialisation(LibraryOptimizer):
     the next step discards the state.
 
     Attributes:
-        SUMS: The entry of the state with sums that are zero until a gradient was not zero.
+        SUMS: The entry of the state that is zero until a step has a gradient that is not zero.
         COUNTERS: The options of groups that count steps.
     """
 
@@ -252,5 +253,8 @@ def numbers(groups: list[dict[str, Any]]) -> Iterator[None]:
 
 
 def empty(parameter: Tensor) -> str | None:
-    """Return the words for a parameter without elements, which some peers do not support."""
+    """Return a description of a parameter without elements, or None for any other parameter.
+
+    The description is part of the error of the peers that do not support such parameters.
+    """
     return None if parameter.numel() else "parameters without elements"

@@ -33,11 +33,12 @@ class GraftedShampoo(Hyperparameters):
 
     Attributes:
         lr: Learning rate.
-        betas: Weights of the old values in the momentum, which is a sum, and in the statistics.
+        betas: Weights of the old values in the momentum and in the statistics. The momentum is a
+            sum, the statistics are averages.
         eps: The statistics start at eps I, and eps is added to them before the roots.
         weight_decay: Each step shrinks the weights by the factor 1 - lr x weight_decay.
         interval: Steps between the computations of the roots.
-        graft: The method that determines the norm.
+        graft: The method whose direction determines the norm.
         block_size: Larger dimensions are split into blocks of at most this size.
     """
 
@@ -74,7 +75,7 @@ def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _restore(state: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Put tensors into a parameter's new state of objects, with the dtypes of its tensors."""
+    """Put tensors into a parameter's new state of objects, and keep the dtypes of this state."""
     values = {name: tensors[name].to(value.dtype) for name, value in _tensors(state).items()}
     graft, conditioner = state["graft"], state["pre_conditioner"]
     state["momentum"], graft.momentum = values["momentum"], values["graft_momentum"]

@@ -16,7 +16,7 @@ from precond.peers.base import LibraryOptimizer
 class HutchinsonOptimizer(hessian.HessianOptimizer, LibraryOptimizer):
     """Base class of optimizers whose steps use z * (H z) for random signs z.
 
-    The signs depend on the seed, the step and the parameter alone.
+    The signs depend only on the seed, the step and the parameter.
 
     Attributes:
         BUFFERS: The entries of a parameter's state, which start at zero.

@@ -28,10 +28,10 @@ from precond.scaling import evaluate
 
 PREFIX = "pytorch-optimizer:"
 OMITTED = ("foreach", "fused", "maximize", "capturable", "differentiable")
-CLOSURES = ("lbfgs",)  # its step evaluates the model
+CLOSURES = ("lbfgs",)  # their steps evaluate the model
 SPLIT = ("adago", "adamuon", "muon", "muonclip", "normuon")  # their groups have `use_muon`
 _OBJECTS = "its state contains Python objects, so a trial could not be resumed from a checkpoint"
-_BACKWARD = "it updates the weights inside of the backward pass and has no step"
+_BACKWARD = "it updates the weights inside the backward pass and has no step"
 _NO_LR = "its parameter groups have no lr, which the schedule of a trial sets"
 REFUSED: Mapping[str, str] = {
     "a2grad": _NO_LR,
@@ -83,7 +83,10 @@ class LibraryEntry:
         return subclass(_split(groups, model) if self.name in SPLIT else groups, **values)
 
     def errors(self, values: Mapping[str, Any], model: nn.Module | None) -> list[str]:
-        """Return a line if the package refuses values, or parameters with a model's dimensions."""
+        """Return a line if the package refuses the values for a model, else no line.
+
+        The optimizer is tried on small tensors with as many dimensions as the model's parameters.
+        """
         example = nn.ModuleList([nn.Linear(2, 3), nn.Conv2d(1, 2, 3)])
         parameters = list((example if model is None else model).parameters())
         shapes = tuple(dict.fromkeys(tuple(min(n, 4) for n in p.shape) for p in parameters))
@@ -178,7 +181,7 @@ _SEED = Parameter("seed", Parameter.KEYWORD_ONLY, default=0, annotation=int)
 
 
 class NamedOptimizer(LibraryOptimizer):
-    """Base class of the optimizers by name: copies of the gradients, and seeded random numbers."""
+    """Base class of the optimizers by name. They get copied gradients and seeded random numbers."""
 
     CHANGES_GRADIENTS = True
     needs_closure: ClassVar[bool] = False
@@ -189,7 +192,7 @@ class NamedOptimizer(LibraryOptimizer):
             super().__init__(params, **hyperparameters)
 
     def _option_errors(self, param_group: dict[str, Any]) -> list[str]:
-        """Return no errors: the options of groups that a class reads are not known."""
+        """Return no errors, because it is not known which options of groups the class reads."""
         return []
 
     def _checked_groups(self, saved: dict[str, Any]) -> list[dict[str, Any]]:
@@ -237,7 +240,7 @@ def __getattr__(name: str) -> type[Optimizer]:
 
 
 def _split(params: Iterable[Any], model: nn.Module) -> list[dict[str, Any]]:
-    """Return parameter groups, each split into matrices and other parameters as for `muon`."""
+    """Split each parameter group into the matrices of `muon` and all other parameters."""
     groups = list(params)
     if not isinstance(groups[0], dict):
         groups = [{"params": groups}]

@@ -18,8 +18,8 @@ class Lion(Hyperparameters):
     """Hyperparameters of Lion.
 
     Attributes:
-        lr: Learning rate: the change of each weight.
-        betas: Weights of the old momentum, in the update and in the new momentum.
+        lr: Learning rate, the change of each weight in a step.
+        betas: Weights of the old momentum in the update and in the new momentum.
         weight_decay: Each step shrinks the weights by the factor 1 - lr x weight_decay.
     """
 

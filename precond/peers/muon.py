@@ -2,9 +2,9 @@
 
 The matrices are the weights of Linear and Conv2d layers, except those that an Embedding shares. The
 weight of a convolution is flattened to `[out, in * kernel height * kernel width]`. Muon makes the
-singular values of a direction nearly equal. This has a meaning for the maps between layers, but not
-for biases, for the scales of normalisations, and for the rows of an embedding, which are used one
-by one. These parameters follow AdamW, with another learning rate.
+singular values of a direction nearly equal. This is meaningful for linear maps between layers, but
+not for biases, for the scales of normalisations, and for the rows of an embedding, which are used
+one by one. These parameters follow AdamW, with another learning rate.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ class Settings(Hyperparameters):
 
 CARD = Card(
     paper="Jordan et al. 2024",
-    cost="ns_steps (4opm + 2m^3), m = min(o, p)",
+    cost="ns_steps (4opk + 2k^3), k = min(o, p)",
     memory="none for matrices, 1 for each other element",
-    deviations="the output layer is a matrix, too",
+    deviations="the weight of the output layer follows Muon, too",
     unsupported=NO_COMPLEX,
 )
 

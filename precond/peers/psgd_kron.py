@@ -1,4 +1,4 @@
-"""PSGD with Kronecker-factored preconditioners, which random vectors help to fit."""
+"""PSGD with Kronecker-factored preconditioners, which are fitted with random vectors."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class PSGDKron(Hyperparameters):
         lr: Learning rate.
         momentum: Weight of the old value in the momentum.
         weight_decay: Each step shrinks the weights by the factor 1 - lr x weight_decay.
-        update_probability: Fraction of the steps that update the preconditioner. None means all of
-            the first 500 steps, and then an exponential decay to 0.03.
+        update_probability: Fraction of the steps that update the preconditioner. None: 1 in the
+            first 500 steps, then an exponential decay to 0.03.
         seed: Seed of the random vectors.
     """
 
@@ -49,14 +49,14 @@ CARD = Card(
     paper="Li, IEEE TNNLS 2018; Pooladzandi and Li 2024",
     cost="8op(o+p), and ~6op(o+p) + 2(o^3+p^3) in a step that updates the preconditioner",
     memory="o^2+p^2",
-    deviations="weight decay of vectors, too; the preconditioner is float32",
+    deviations="the weight decay applies to vectors, too; the preconditioner is float32",
     unsupported=NO_COMPLEX,
 )
 
 
 @torch.no_grad()
 def _decay_vectors(groups: Sequence[Mapping[str, Any]]) -> None:
-    """Shrink the parameters that the package's weight decay omits: those of less than 2 axes."""
+    """Decay the parameters with fewer than 2 axes, which the package does not decay."""
     for group in groups:
         for p in group["params"]:
             if p.grad is not None and p.dim() < 2 and group["weight_decay"]:
@@ -65,7 +65,7 @@ def _decay_vectors(groups: Sequence[Mapping[str, Any]]) -> None:
 
 def _define(package: Any) -> Any:
     class PSGDKronPeer(StartsAfterInitialisation, package.Kron):
-        """PSGD-Kron with random vectors that depend on the seed and the step alone."""
+        """PSGD-Kron with random vectors that depend only on the seed and the step."""
 
         NAME = "PSGD-Kron"
         LIBRARY = package.Kron

@@ -1,4 +1,4 @@
-"""Schedule-Free AdamW: training and evaluation use different weights."""
+"""Schedule-Free AdamW, whose weights for training and for evaluation differ."""
 
 from __future__ import annotations
 

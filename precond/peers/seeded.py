@@ -1,4 +1,4 @@
-"""Random numbers of an optimizer that depend on its seed and the number of its step alone."""
+"""Random numbers of an optimizer that depend only on its seed and the number of its step."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ States = tuple[Any, Any, Any, dict[torch.device, Tensor]]
 
 
 class Generators:
-    """The global generators of Python, NumPy and torch, and states to exchange with theirs.
+    """States for the global random generators of Python, NumPy and torch.
 
     Args:
-        seed: The seed of the states.
-        step: The number of the step, another part of the seed.
-        parameters: Their devices have generators, too.
+        seed: The seed of the optimizer.
+        step: The number of the step. The states depend on `seed` and `step`.
+        parameters: The parameters; the generators of their CUDA devices are included.
     """
 
     def __init__(self, seed: int, step: int, parameters: list[Tensor]):
@@ -52,7 +52,7 @@ class Generators:
 
     @contextmanager
     def exchanged(self) -> Iterator[None]:
-        """Use the stored states inside, and the present states again afterwards."""
+        """Use the stored states inside the `with` block, and then the previous ones again."""
         self.exchange()
         try:
             yield
@@ -60,7 +60,7 @@ class Generators:
             self.exchange()
 
     def outside(self, closure: Callable[[], Any]) -> Callable[[], Any]:
-        """Return a closure that uses the other states: those outside of `exchanged`."""
+        """Return a closure that uses the states from outside the block of `exchanged`."""
 
         def evaluate() -> Any:
             with self.exchanged():

@@ -1,4 +1,4 @@
-"""Sophia-H: momentum divided by an estimate of the diagonal of the Hessian, clipped."""
+"""Sophia-H: the momentum, divided by an estimate of the diagonal of the Hessian and clipped."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ class SophiaH(Hyperparameters):
         lr: Learning rate.
         betas: Weights of the old values in m and h.
         bound: The largest change of a weight, as a multiple of lr.
-        eps: The smallest divisor. Where h is smaller, as for a negative curvature, it is used
-            instead of h.
+        eps: The smallest divisor. It replaces h where h is smaller, for example negative.
         weight_decay: Each step shrinks the weights by the factor 1 - lr x weight_decay.
         interval: Steps between updates of h.
         seed: Seed of the random signs z.

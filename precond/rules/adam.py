@@ -22,16 +22,16 @@ from precond.rules.base import (
 
 @dataclass(frozen=True, kw_only=True)
 class AdamRule(Rule):
-    """AdamW: m and v are averages of D and D^2; w <- (1 - lr weight_decay) w - lr m / (sqrt(v) + eps).
+    """AdamW: w <- (1 - lr weight_decay) w - lr m / (sqrt(v) + eps).
 
     D is the direction of a preconditioned parameter, and the gradient of any other parameter. m and
-    v are divided by 1 - beta^t, as in `torch.optim.AdamW`.
+    v are the moving averages of D and D^2, divided by 1 - beta^t as in `torch.optim.AdamW`.
 
     Attributes:
         lr: Learning rate.
         betas: Weights of the old values in the averages of D and D^2.
-        eps: Added to the root of v. It is not scaled with the directions, which are about 1 /
-            damping times as long as the gradients.
+        eps: Added to the root of v. It does not depend on the damping, although the directions are
+            about 1 / damping times as long as the gradients.
         weight_decay: Decoupled weight decay.
     """
 

@@ -15,7 +15,7 @@ from precond.hyperparameters import Hyperparameters
 ParameterState = Mapping[Tensor, dict[str, Any]]
 Directed = tuple[list[Tensor], list[Tensor]]  # parameters, and the direction of each
 MOMENTS = ("exp_avg", "exp_avg_sq")
-CHUNK = 2**18  # elements of the parameters that a CPU updates together, because they fit its cache
+CHUNK = 2**18  # elements of parameters in a part that fits the cache of a CPU
 
 
 class Rule(Hyperparameters, ABC):
@@ -23,7 +23,7 @@ class Rule(Hyperparameters, ABC):
 
     NUMERICS: ClassVar[int] = 1  # as `Algorithm.NUMERICS`
     CONTAINS_LR: ClassVar[bool] = False  # True if the layers' directions contain the learning rate
-    # The texts of `python -m precond` for one step, in the symbols of `Card`.
+    # Texts for `python -m precond`, with the symbols of `Card`.
     COST: ClassVar[str] = ""
     MEMORY: ClassVar[str] = ""
 
@@ -61,10 +61,10 @@ class Rule(Hyperparameters, ABC):
 
 
 def chunks(params: list[Tensor], directions: list[Tensor]) -> Iterator[Directed]:
-    """Yield the parameters and directions in parts that one call of each operation updates.
+    """Yield the parameters and directions in parts; a rule updates one part after the other.
 
-    On a CPU, a part that fits the cache is read from memory only once by all operations of a rule.
-    On other devices, there is one part, because each call of an operation has a cost.
+    On a CPU, a part fits the cache, so that all operations of a rule read it from memory only once.
+    On other devices, there is only one part, because each call of an operation has a fixed cost.
     """
     start = size = 0
     for end, parameter in enumerate(params, start=1):
@@ -77,7 +77,7 @@ def chunks(params: list[Tensor], directions: list[Tensor]) -> Iterator[Directed]
 def average(
     params: list[Tensor], directions: Sequence[Tensor], momentum: float, state: ParameterState
 ) -> list[Tensor]:
-    """Return the moving averages of the directions, after adding these directions."""
+    """Update the moving averages of the directions in place, and return them."""
     buffers = [buffer(state, p, "momentum_buffer") for p in params]
     torch._foreach_lerp_(buffers, list(directions), 1 - momentum)
     return buffers

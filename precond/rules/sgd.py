@@ -69,7 +69,7 @@ class SGDRule(Rule):
 def _step(
     group: dict[str, Any], params: list[Tensor], directions: list[Tensor], state: ParameterState
 ) -> None:
-    """Apply the decoupled decay, the momentum and the step; `directions` contain a coupled one."""
+    """Apply a decoupled decay, the momentum and the step; `directions` contain a coupled decay."""
     lr, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
     if group["decoupled"]:
         decay_weights(params, lr, decay)

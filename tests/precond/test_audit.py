@@ -193,7 +193,7 @@ def test_kinds_of_parameters_that_a_side_refuses_are_omitted():
 def test_the_report_has_80_columns():
     lines = str(precond.audit(ADAMW, planted("EpsInside"), steps=4)).splitlines()
     assert max(len(line) for line in lines if str(FILE) not in line) <= 80
-    assert lines[3].startswith("A and B differ from step 1, in `")
+    assert lines[3].startswith("A and B first differ in step 1. ")
 
 
 def test_a_side_can_be_a_function_of_the_model():

@@ -23,7 +23,7 @@ def planted(name: str) -> str:
 def test_the_command_prints_the_report_and_returns_1_for_a_difference(capsys):
     assert main(["audit", SGD, f"{SGD},nesterov=True", "--steps", "4"]) == 1
     text = capsys.readouterr().out
-    assert "A and B differ from step 1, in `" in text and "* Nesterov momentum" in text
+    assert "A and B first differ in step 1. " in text and "* Nesterov momentum" in text
     assert main(["audit", SGD, SGD, "--steps", "4"]) == 0
     assert "A and B are equal in 4 steps" in capsys.readouterr().out
 
@@ -49,7 +49,7 @@ def test_the_result_can_be_printed_as_json(capsys):
         ("missing.py:Adam", "missing.py: cannot be read: FileNotFoundError"),
         (planted("Adan"), 'has no class or function "Adan". Did you mean "Adam"?'),
         (planted("Broken"), "RuntimeError: broken on purpose"),
-        (planted("no_optimizer"), "must build a torch.optim.Optimizer, but it returned float"),
+        (planted("no_optimizer"), "must return a torch.optim.Optimizer, but returned float"),
     ],
 )
 def test_an_invalid_side_is_one_line(capsys, description, message):

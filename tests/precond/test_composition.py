@@ -46,7 +46,7 @@ def test_each_preconditioner_can_be_followed_by_each_rule():
         ("steve+sign", "no update rule can follow steve. Use steve, or one of nysact-s, "),
         ("ggt+adam", "no update rule can follow ggt. Use ggt, or one of nysact-s, "),
         ("soap+orthogonal", "no update rule can follow soap"),
-        ("foof+sgd", "sgd is the update rule of foof. Use foof"),
+        ("foof+sgd", "sgd is the default update rule of foof. Use foof"),
         ("foof+sgin", 'unknown rule "sgin". Did you mean "sign"? Known: sgd, adam, sign, '),
         ("fooof+sign", 'unknown. Did you mean "foof"? Known: sgd, '),
         ("foof+", 'unknown rule "". Known: sgd'),

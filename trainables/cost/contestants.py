@@ -108,7 +108,7 @@ def build(
         name: Registered name.
         model: The model to train, on its device.
         overrides: Hyperparameters that differ from the defaults.
-        foreach: The option of this name of the optimizers of `torch.optim`.
+        foreach: The option `foreach` of the optimizers of `torch.optim`.
 
     Raises:
         HyperparameterError: Unknown name or invalid value.

@@ -1,4 +1,4 @@
-"""The time of `optimizer.step()` alone, relative to SGD, without a forward and a backward.
+"""Measure the time of `optimizer.step()` relative to SGD, without a forward and a backward.
 
     python -m trainables.cost.steps imagenet/resnet50 --optimizers sgd,adamw,nysact-s
 

@@ -3,9 +3,9 @@
 The values of `digits/cnn` were tuned for this project on seeds that no study uses; docs/digits.md
 records the measurements. `digits/mlp` has the same values. The as-released variants have the
 conventions of the released code and the corresponding damping. Their other values are those of the
-corrected variants. `digits/autoencoder` has no as-released variants. On `digits/cnn` and
-`digits/mlp`, the values of optimizers that are not in `TUNED` are provisional: the best of a few
-short trials with one seed.
+corrected variants. `digits/autoencoder` has no as-released variants. Values without a tuning, which
+are those of the optimizers that are neither in `TUNED` nor in the ledger of `digits/autoencoder`,
+are provisional: the best of a few short trials with one seed.
 """
 
 from collections.abc import Mapping

@@ -195,7 +195,9 @@ class Ledger:
             ValueError: The ledgers have different metrics.
         """
         if newer.metric != self.metric:
-            raise ValueError(f"{newer.metric} instead of {self.metric}: ledgers of other workloads")
+            raise ValueError(
+                f"metric {newer.metric} instead of {self.metric}: not the same workload"
+            )
         kept = [row for row in self.rows if row.optimizer not in newer.optimizers]
         return Ledger(self.metric, [*kept, *newer.rows])
 

@@ -235,8 +235,9 @@ def _value(text: str, separators: str | None) -> Any:
 def _tuples(texts: Mapping[str, str], optimizers: Sequence[str] | None) -> set[str]:
     """Return the names of those hyperparameters whose values are tuples.
 
-    They are those of the registered optimizers and of the optimizers that the command names.
-    If optimizers differ, the name is included if its text contains a slash.
+    The hyperparameters are those of the registered optimizers, the composed ones, and the
+    optimizers that the command names. If the value of a name is a tuple only for some optimizers,
+    the name is included if its text contains a slash.
     """
     if not texts:
         return set()

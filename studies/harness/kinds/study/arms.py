@@ -16,9 +16,10 @@ from trainables.workloads import RECIPE_SETTINGS, settable
 def study_on_workload(study: Study, workload: str, options: Options) -> Study:
     """Return the study with its arms on a workload.
 
-    An arm is added for each optimizer in `--optimizers` that is a plugin's or has the prefix
-    `pytorch-optimizer:`, or that the study may not know (`Study.any_optimizer`). The arms of a
-    study of any optimizers have the order of the command.
+    An arm is added for each optimizer in `--optimizers` that the study does not have, if it is a
+    plugin's, if its name begins with `pytorch-optimizer:`, or if the study accepts any optimizer
+    (`Study.any_optimizer`). The arms of a study that accepts any optimizer have the order of the
+    command.
     """
     arms, names = study.arms_of(workload), list(dict.fromkeys(options.optimizers or []))
     added = [

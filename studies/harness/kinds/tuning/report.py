@@ -33,9 +33,9 @@ TEXT = (0, 1, 3, 5)
 
 
 def report(plan: TuningPlan) -> Report:
-    """Write the ledger, `recipe.py` and the report, and return the content of the report.
+    """Write the ledgers, `recipe.py` and the report, and return the content of the report.
 
-    `recipe-ledger.csv` is the committed ledger with the optimizers of this tuning.
+    `ledger.csv` contains the optimizers of this tuning; `MERGED` describes the other ledger.
     """
     ledger, committed = read(plan), committed_ledger(plan.workload)
     rows = [_winner(ledger, optimizer) for optimizer in ledger.optimizers]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from studies.harness.kinds.artefact import Plan
 
 MERGED = "recipe-ledger.csv"
-"""The file with the optimizers of this tuning and the other optimizers of the committed ledger."""
+"""The committed ledger, in which the rows of the tuned optimizers are added or replaced."""
 
 
 @dataclass(frozen=True, kw_only=True)

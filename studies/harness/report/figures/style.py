@@ -73,7 +73,7 @@ NAMES = {
 def display(optimizer: str) -> str:
     """Return the name of an optimizer as the papers spell it; other names are not changed.
 
-    The name of an update rule after a preconditioner is not changed either.
+    The name of the rule in a composed name, such as `nysact-s+orthogonal`, is not changed either.
     """
     base, separator, rule = optimizer.partition("+")
     return NAMES.get(base, base) + separator + rule
