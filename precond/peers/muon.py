@@ -10,7 +10,6 @@ one by one. These parameters follow AdamW, with another learning rate.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,54 +19,14 @@ from torch.optim.adamw import adamw
 
 from precond.algorithm import Card
 from precond.groups import require_model, scalar_lr
-from precond.hyperparameters import (
-    Hyperparameters,
-    choice,
-    count,
-    flag,
-    fraction,
-    fractions,
-    learning_rate,
-    make,
-    non_negative,
-    positive,
-)
+from precond.hyperparameters import make
+from precond.rules.orthogonal import OrthogonalRule
 from precond.scaling import evaluate
 from precond.standalone import NO_COMPLEX, Standalone
 
 NUMERICS = 1
 COEFFICIENTS = (_muon.DEFAULT_A, _muon.DEFAULT_B, _muon.DEFAULT_C)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings(Hyperparameters):
-    """Hyperparameters of Muon.
-
-    Attributes:
-        lr: Learning rate of the matrices.
-        momentum: Weight of the old value in the momentum of the matrices.
-        nesterov: Use Nesterov's momentum for the matrices.
-        weight_decay: Each step shrinks all parameters by the factor 1 - (learning rate) x
-            weight_decay.
-        ns_steps: Number of Newton-Schulz iterations.
-        adjust_lr: How the learning rate of a matrix `[o, p]` depends on its shape: the factor is
-            sqrt(max(1, o/p)) for `original`, and 0.2 sqrt(max(o, p)) for `match_rms_adamw`.
-        adam_lr: Learning rate of all other parameters. A scheduler of `lr`, or another `lr` of a
-            group, scales it by the same factor.
-        adam_betas: Weights of the old values in the two moments of all other parameters.
-        adam_eps: Added to the square roots of all other parameters.
-    """
-
-    lr: float | Tensor = learning_rate(0.02)
-    momentum: float = fraction(0.95)
-    nesterov: bool = flag(True)
-    weight_decay: float = non_negative(0.1)
-    ns_steps: int = count(5)
-    adjust_lr: str = choice("original", "match_rms_adamw")
-    adam_lr: float = non_negative(3e-4)
-    adam_betas: tuple[float, float] = fractions((0.9, 0.95))
-    adam_eps: float = positive(1e-8)
-
+Settings = OrthogonalRule  # the hyperparameters are those of the rule `orthogonal`
 
 CARD = Card(
     paper="Jordan et al. 2024",
