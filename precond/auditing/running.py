@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from precond.auditing.problem import Batch, Network, Problem
-from precond.auditing.sides import Side
+from precond.auditing.sides import Side, user_code
 from precond.auditing.trajectory import Layout, Trajectory
 from precond.closures import needs_closure
 from precond.hessian import backward
@@ -42,7 +42,7 @@ def follow(
             gradient of this step; `path` is required. The first step follows the gradient.
         **changes: Changed hyperparameters.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), user_code():
         torch.manual_seed(problem.seed)
         model = problem.model()
         run = _Run(side.build(model, **changes), model, path)
