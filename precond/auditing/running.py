@@ -46,6 +46,7 @@ def follow(
         torch.manual_seed(problem.seed)
         model = problem.model()
         run = _Run(side.build(model, **changes), model, path)
+        model.requires_grad_()  # both sides need all gradients, even if a side freezes parameters
         settings = {k: v for k, v in run.optimizer.param_groups[0].items() if k != "params"}
         if callable(switch := getattr(run.optimizer, "train", None)):
             switch()  # some optimizers have other weights for the evaluation
