@@ -99,7 +99,7 @@ def split(description: str) -> tuple[str, dict[str, Any]]:
     """Return the name and the values of a description.
 
     Raises:
-        AuditError: A value is not written as `name=value`.
+        AuditError: A value is not written as `name=value`, or a name occurs twice.
     """
     name, values = re.fullmatch(r"(.*?)(?::(\s*\w+\s*=.*))?", description, re.DOTALL).groups()  # type: ignore[union-attr]
     pairs = re.split(r",\s*(?![^(\[]*[)\]])", values) if values else []
@@ -108,6 +108,8 @@ def split(description: str) -> tuple[str, dict[str, Any]]:
         key, equals, value = pair.partition("=")
         if not (equals and key.strip().isidentifier() and value.strip()):
             raise AuditError(f"{description}: {pair!r} must be written as name=value")
+        if key.strip() in result:
+            raise AuditError(f"{description}: {key.strip()} has two values, but needs one")
         result[key.strip()] = _value(value.strip())
     return name, result
 

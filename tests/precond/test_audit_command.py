@@ -43,6 +43,7 @@ def test_the_result_can_be_printed_as_json(capsys):
         ("foof:damping=-1", "foof:damping=-1: damping = -1: must be a finite number > 0"),
         ("foof:damping", 'optimizer = "foof:damping": unknown.'),
         ("foof:lr=0.1,,", "'' must be written as name=value"),
+        ("foof:lr=0.1, lr=0.2", "foof:lr=0.1, lr=0.2: lr has two values, but needs one"),
         ("torch.optim.Adamw", '"torch.optim.Adamw": unknown. Did you mean "AdamW"?'),
         ("torch.optim.AdamW:rate=1", "rate: unknown hyperparameter."),
         ("torch.optim.AdamW:lr=-1", "ValueError: Invalid learning rate: -1"),
