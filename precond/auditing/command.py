@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="An optimizer is a registered name, a class of torch.optim, or a class or function "
         "in a file, with values: nysact-s:rank=5,lr=0.01, torch.optim.AdamW:lr=0.01, "
         "my_file.py:MyOptimizer:lr=0.1. The exit code is 0 if the two are equal, 1 if they "
-        "differ, and 2 if an argument is not valid.",
+        "differ, and 2 if an argument is not valid or an update is not finite.",
     )
     parser.add_argument("a", metavar="A", help="an optimizer")
     parser.add_argument("b", metavar="B", help="the other optimizer")

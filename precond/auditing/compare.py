@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -20,6 +21,7 @@ from precond.hyperparameters import HyperparameterError, is_integer
 
 STEPS = 20
 TOLERANCE = 1e-9
+SMALL = "an audit builds it on a small model in float64"
 TRIAL_STEPS = 3  # by which an optimizer shows that it accepts a model
 
 Description = str | Callable[[nn.Module], Optimizer]
@@ -86,6 +88,7 @@ def audit(
         first=first,
         explanations=() if first is None else tuple(explain(pair, unequal)),
         undistinguished=tuple(undistinguished(pair)),
+        resolution=_resolution(pair),
     )
 
 
@@ -100,21 +103,50 @@ def _contents(sides: tuple[Side, Side]) -> tuple[str, tuple[str, ...]]:
         for optimizer in sides:
             try:
                 follow(optimizer, Problem(contents, TRIAL_STEPS))
-            except (AuditError, HyperparameterError):
+            except AuditError:
                 raise
+            except HyperparameterError as error:
+                text = str(error).replace("\n", "; ")
+                raise HyperparameterError(f"{optimizer.label}: {text} ({SMALL})") from None
             except Exception as error:
                 reasons.append(f"{optimizer.label}: {first_line(error)}")
                 break
         else:
             return contents, tuple(dict.fromkeys(reasons))
-    raise AuditError(f"{reasons[0]} (an audit builds it on a small model in float64)")
+    raise AuditError(f"{reasons[0]} ({SMALL})")
 
 
 def _run(optimizer: Side, problem: Problem, path: Trajectory | None = None) -> Trajectory:
     try:
-        return follow(optimizer, problem, path)
+        trajectory = follow(optimizer, problem, path)
     except Exception as error:
         raise AuditError(f"{optimizer.label}: {first_line(error)}") from error
+    for number, update in enumerate(trajectory.updates, 1):
+        sizes = trajectory.layout.norms(update)
+        for name, size in zip(trajectory.layout.shapes, sizes.tolist(), strict=True):
+            if not math.isfinite(size):
+                raise AuditError(
+                    f"{optimizer.label}: its update of {name} in step {number} is not finite, so "
+                    "the audit cannot compare it. Use another value, such as a smaller lr"
+                )
+    return trajectory
+
+
+def _resolution(pair: Pair) -> float:
+    """Return the relative difference below which rounding hides a difference, at most 1.
+
+    It is that of the tensor with the largest one, in the step with its longest update. Tensors
+    that no side changes are omitted.
+    """
+    norms = pair.trajectories[0].layout.norms
+    sizes = [
+        torch.maximum(norms(u), norms(v))
+        for u, v in zip(*(t.updates for t in pair.trajectories), strict=True)
+    ]
+    rounding = [estimation.ROUNDING * norms(w) for w in pair.trajectories[0].weights]
+    least = (torch.stack(rounding) / torch.stack(sizes)).nan_to_num(torch.inf).amin(0)
+    changed = least[least.isfinite()]
+    return min(1.0, changed.max().item()) if len(changed) else 1.0
 
 
 def _first(pair: Pair, differences: Tensor) -> FirstDifference | None:
@@ -134,5 +166,5 @@ def _first(pair: Pair, differences: Tensor) -> FirstDifference | None:
         tensor=list(pair.trajectories[0].layout.shapes)[number],
         difference=differences[step, number].item(),
         cosine=cosines.nan_to_num(0.0).min().item(),
-        ratio=(sizes[1][number] / sizes[0][number]).item(),
+        ratio=(sizes[1][number] / sizes[0][number]).item() if sizes[0][number] else None,
     )

@@ -89,7 +89,8 @@ def declared(settings: Mapping[str, Any]) -> dict[str, float]:
     }
     betas = settings.get("betas")
     if isinstance(betas, tuple | list):
-        values |= {f"beta{i}": float(value) for i, value in enumerate(betas[:2], 1)}
+        numbers = ((i, b) for i, b in enumerate(betas[:2], 1) if isinstance(b, int | float))
+        values |= {f"beta{i}": float(value) for i, value in numbers}
     return values
 
 

@@ -20,6 +20,7 @@ FAR = 1e-6  # a relative difference that cannot be rounding
 PATIENCE = 2  # iterations that may reduce the residual by less than half
 SMALL = 1e-4  # estimates with a smaller residual are checked on all steps
 DIGITS = 12  # significant digits of an estimated value
+ROUNDING = 4 * torch.finfo(torch.float64).eps  # of new weights - old weights, relative to weights
 
 
 def deviation(update: Tensor, expected: Tensor, weights: Tensor, trajectory: Trajectory) -> Tensor:
@@ -29,8 +30,7 @@ def deviation(update: Tensor, expected: Tensor, weights: Tensor, trajectory: Tra
     divided by the larger norm of the two updates.
     """
     norms = trajectory.layout.norms
-    rounding = 4 * torch.finfo(torch.float64).eps * norms(weights)
-    excess = (norms(update - expected) - rounding).clamp(min=0)
+    excess = (norms(update - expected) - ROUNDING * norms(weights)).clamp(min=0)
     size = torch.maximum(norms(update), norms(expected)).clamp(min=1e-300)
     return torch.nan_to_num(excess / size, nan=torch.inf)
 

@@ -25,14 +25,14 @@ class FirstDifference:
         difference: The norm of the difference, divided by the larger norm of the two updates.
         cosine: The smallest cosine between the two updates of a tensor in this step; 1 if they
             differ only in their scales.
-        ratio: The norm of B's update of `tensor` divided by that of A's.
+        ratio: The norm of B's update of `tensor` divided by that of A's; None if A's is zero.
     """
 
     step: int
     tensor: str
     difference: float
     cosine: float
-    ratio: float
+    ratio: float | None
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class Audit:
         explanations: The smallest sets of conventions that reproduce the numbers of both sides.
             Several if this run does not distinguish them; none if nothing explains them.
         undistinguished: The conventions that this run cannot distinguish.
+        resolution: The relative difference below which the rounding of the weights may hide a
+            difference of the updates.
     """
 
     labels: tuple[str, str]
@@ -63,6 +65,7 @@ class Audit:
     first: FirstDifference | None
     explanations: tuple[Explanation, ...]
     undistinguished: tuple[str, ...]
+    resolution: float
 
     @property
     def equal(self) -> bool:
@@ -120,10 +123,14 @@ class Audit:
 
     def _geometry(self, first: FirstDifference) -> str:
         kind = "scale only" if first.cosine > 1 - 1e-9 else "direction"
+        scale = (
+            f"A does not change `{first.tensor}`."
+            if first.ratio is None
+            else f"The norm of B's update of `{first.tensor}` is {first.ratio:.6g} times that of A's."
+        )
         return _fill(
             f"In this step, the smallest cosine between the two updates of a tensor is "
-            f"{first.cosine:.9f}: the updates differ in their {kind}. The norm of B's update of "
-            f"`{first.tensor}` is {first.ratio:.6g} times that of A's."
+            f"{first.cosine:.9f}: the updates differ in their {kind}. {scale}"
         )
 
     def _table(self) -> str:
@@ -140,6 +147,12 @@ class Audit:
         return "\n".join(lines)
 
     def _notes(self) -> Iterator[str]:
+        if self.equal and self.resolution > self.tolerance:
+            yield _fill(
+                "The updates are small: the rounding of the weights may hide relative differences "
+                f"below {self.resolution:.1e}. To see smaller ones, raise the learning rate of "
+                "both."
+            )
         if self.omitted:
             reasons = "; ".join(self.omitted)
             yield _fill(

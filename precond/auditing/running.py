@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from precond.auditing.problem import Batch, Network, Problem
-from precond.auditing.sides import Side
+from precond.auditing.sides import Side, user_code
 from precond.auditing.trajectory import Layout, Trajectory
 from precond.closures import needs_closure
 from precond.hessian import backward
@@ -43,10 +43,11 @@ def follow(
             gradient of the current one; `path` is required. The first step follows the gradient.
         **changes: Changed hyperparameters.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), user_code():
         torch.manual_seed(problem.seed)
         model = problem.model()
         run = _Run(side.build(model, **changes), model, path)
+        model.requires_grad_()  # both sides need all gradients, even if a side freezes parameters
         settings = {k: v for k, v in run.optimizer.param_groups[0].items() if k != "params"}
         if callable(switch := getattr(run.optimizer, "train", None)):
             switch()  # some optimizers start in the mode for evaluation, with other weights

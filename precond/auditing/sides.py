@@ -12,7 +12,8 @@ import dataclasses
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -98,7 +99,7 @@ def split(description: str) -> tuple[str, dict[str, Any]]:
     """Return the name and the values of a description.
 
     Raises:
-        AuditError: A value is not written as `name=value`.
+        AuditError: A value is not written as `name=value`, or a name occurs twice.
     """
     name, values = re.fullmatch(r"(.*?)(?::(\s*\w+\s*=.*))?", description, re.DOTALL).groups()  # type: ignore[union-attr]
     pairs = re.split(r",\s*(?![^(\[]*[)\]])", values) if values else []
@@ -107,6 +108,8 @@ def split(description: str) -> tuple[str, dict[str, Any]]:
         key, equals, value = pair.partition("=")
         if not (equals and key.strip().isidentifier() and value.strip()):
             raise AuditError(f"{description}: {pair!r} must be written as name=value")
+        if key.strip() in result:
+            raise AuditError(f"{description}: {key.strip()} has two values, but needs one")
         result[key.strip()] = _value(value.strip())
     return name, result
 
@@ -152,13 +155,14 @@ def _is_optimizer(kind: Any) -> bool:
 
 def _of_callable(label: str, function: Callable[..., Any], values: Mapping[str, Any]) -> Side:
     """Return the side of a function whose first argument is the parameters or the model."""
-    first, *others = inspect.signature(function).parameters.values()
+    first, *others = _arguments(label, function)
     takes_model = first.name in ("model", "module", "net", "network")
-    names = {parameter.name for parameter in others}
+    names = [parameter.name for parameter in others]
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in others):
         for name in values:
             if name not in names:
-                raise AuditError(f"{label}: {name}: unknown hyperparameter.{nearest(name, names)}")
+                advice = nearest(name, names) if names else " It has no hyperparameters"
+                raise AuditError(f"{label}: {name}: unknown hyperparameter.{advice}")
 
     def construct(model: nn.Module, **settings: Any) -> Optimizer:
         trainable = [p for p in model.parameters() if p.requires_grad]
@@ -169,17 +173,32 @@ def _of_callable(label: str, function: Callable[..., Any], values: Mapping[str, 
     return Side(label, construct, values, defaults)
 
 
+def _arguments(label: str, function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Return the arguments of a function, of which the first can be passed by position."""
+    try:
+        arguments = list(inspect.signature(function).parameters.values())
+    except ValueError as error:  # of functions that are not written in Python
+        raise AuditError(f"{label}: {first_line(error)}") from None
+    if not arguments or arguments[0].kind in (
+        inspect.Parameter.KEYWORD_ONLY,
+        inspect.Parameter.VAR_KEYWORD,
+    ):
+        raise AuditError(f"{label}: its first argument must be the parameters or the model")
+    return arguments
+
+
 def _load(path: Path, attribute: str) -> Callable[..., Any]:
     """Return a class or function of a file, which is executed without writing bytecode."""
     try:
-        code = compile(path.read_text(), str(path), "exec")
-    except (OSError, SyntaxError) as error:
+        code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
+    except (OSError, SyntaxError, ValueError) as error:  # ValueError: the file is not a text
         raise AuditError(f"{path}: cannot be read: {first_line(error)}") from None
     module = ModuleType(f"audited_{path.stem}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # dataclasses look up their module there
     try:
-        exec(code, module.__dict__)
+        with user_code():
+            exec(code, module.__dict__)
     except Exception as error:
         raise AuditError(f"{path}: raised an error: {first_line(error)}") from error
     if not callable(getattr(module, attribute, None)):
@@ -192,6 +211,19 @@ def _load(path: Path, attribute: str) -> Callable[..., Any]:
             f'{path}: has no class or function "{attribute}".{nearest(attribute, known)}'
         )
     return getattr(module, attribute)
+
+
+@contextmanager
+def user_code() -> Iterator[None]:
+    """Print the output of a user's code on stderr, and replace its `sys.exit` by an error.
+
+    The report is the only output on stdout, and the exit code is that of the audit.
+    """
+    with redirect_stdout(sys.stderr):
+        try:
+            yield
+        except SystemExit as error:
+            raise RuntimeError(f"it exits with code {error.code!r}") from error
 
 
 def first_line(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from inspect import Parameter
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from precond import signatures
@@ -241,15 +241,22 @@ def __getattr__(name: str) -> type[Optimizer]:
 
 def _split(params: Iterable[Any], model: nn.Module) -> list[dict[str, Any]]:
     """Split each parameter group into the matrices of `muon` and all other parameters."""
-    groups = list(params)
-    if not isinstance(groups[0], dict):
+    groups: list[Any] = list(params)
+    if groups and not isinstance(groups[0], dict):
         groups = [{"params": groups}]
     muon, result = matrices(model), []
     for group in groups:
+        members = group["params"]
+        members = [members] if isinstance(members, Tensor) else list(members)
         for use in (True, False):
-            if chosen := [p for p in group["params"] if (p in muon) == use]:
+            if chosen := [m for m in members if (_tensor(m) in muon) == use]:
                 result.append({**group, "params": chosen, "use_muon": use})
     return result
+
+
+def _tensor(member: Any) -> Any:
+    """Return the parameter of a member of a group, which may be a pair (name, parameter)."""
+    return member[1] if isinstance(member, tuple) else member
 
 
 @functools.cache

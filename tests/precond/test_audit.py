@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -15,7 +16,8 @@ from precond.auditing.catalogue import CATALOGUE
 from precond.auditing.conventions import FAMILIES, LION, SIGN
 from precond.auditing.problem import Problem
 from precond.auditing.running import follow
-from precond.auditing.sides import side
+from precond.auditing.sides import AuditError, side
+from precond.hyperparameters import HyperparameterError
 
 FILE = Path(__file__).with_name("planted.py")
 ADAMW = "torch.optim.AdamW:lr=0.01,betas=(0.9,0.99),eps=0.001,weight_decay=0.1"
@@ -230,3 +232,60 @@ def test_each_choice_changes_the_updates(name):
         ]
         for (first, u), (second, v) in combinations(zip(choices, updates, strict=True), 2):
             assert not torch.allclose(u, v, rtol=1e-9, atol=0), (name, base, first, second)
+
+
+def _frozen(model):
+    for p in list(model.parameters())[:2]:
+        p.requires_grad_(False)
+    return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+
+
+def _sgd(model):
+    return torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def test_parameters_that_one_side_freezes_are_no_convention():
+    for pair in ((_frozen, _sgd), (_sgd, _frozen)):
+        result = precond.audit(*pair, steps=4)
+        assert not result.equal and not result.conventions
+    assert precond.audit(_frozen, _frozen, steps=4).equal
+
+
+def test_the_report_says_that_a_does_not_change_a_tensor():
+    result = precond.audit(_frozen, _sgd, steps=3)
+    assert result.first.ratio is None and "A does not change `shift`." in str(result)
+    json.loads(result.json(), parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("lr", ["1e200", "1e60"])
+def test_an_update_that_is_not_finite_is_an_error(lr):
+    sgd = f"torch.optim.SGD:lr={lr}"
+    with pytest.raises(AuditError, match=r"its update of .* in step \d is not finite"):
+        precond.audit(sgd, sgd)
+    with pytest.raises(AuditError, match=r"update of embedding.weight in step 1 is not finite"):
+        precond.audit("torch.optim.Adam", "torch.optim.Adam:eps=0", steps=3)
+
+
+def test_the_report_says_that_rounding_may_hide_a_difference():
+    note = "may hide relative differences below"
+    tiny = precond.audit("torch.optim.SGD:lr=1e-18", "torch.optim.Adam:lr=1e-18", steps=4)
+    assert tiny.resolution > 0.1 and note in " ".join(str(tiny).split())
+    zero = precond.audit("torch.optim.SGD:lr=0", "torch.optim.SGD:lr=0", steps=4)
+    assert zero.resolution == 1 and note in " ".join(str(zero).split())
+    result = precond.audit(ADAMW, ADAMW, steps=4)
+    assert result.resolution < 1e-12 and note not in " ".join(str(result).split())
+
+
+def test_options_that_are_no_numbers_are_not_hyperparameters_of_the_reference():
+    def make(model):
+        optimizer = _sgd(model)
+        optimizer.param_groups[0]["betas"] = (None, 0.9)
+        return optimizer
+
+    (names,) = precond.audit(make, "torch.optim.SGD:lr=0.2", steps=4).conventions
+    assert names == {"lr"}
+
+
+def test_a_value_that_does_not_fit_the_model_of_the_audit_names_the_side():
+    with pytest.raises(HyperparameterError, match=r"nysact-s:rank=99: rank = 99: .*\(an audit "):
+        precond.audit("nysact-s", "nysact-s:rank=99")

@@ -43,6 +43,7 @@ def test_the_result_can_be_printed_as_json(capsys):
         ("foof:damping=-1", "foof:damping=-1: damping = -1: must be a finite number > 0"),
         ("foof:damping", 'optimizer = "foof:damping": unknown.'),
         ("foof:lr=0.1,,", "'' must be written as name=value"),
+        ("foof:lr=0.1, lr=0.2", "foof:lr=0.1, lr=0.2: lr has two values, but needs one"),
         ("torch.optim.Adamw", '"torch.optim.Adamw": unknown. Did you mean "AdamW"?'),
         ("torch.optim.AdamW:rate=1", "rate: unknown hyperparameter."),
         ("torch.optim.AdamW:lr=-1", "ValueError: Invalid learning rate: -1"),
@@ -56,6 +57,70 @@ def test_an_invalid_side_is_one_line(capsys, description, message):
     assert main(["audit", SGD, description]) == 2
     output = capsys.readouterr()
     assert message in output.err and output.err.count("\n") == 1 and not output.out
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("import sys\nsys.exit(0)", "raised an error: RuntimeError: it exits with code 0"),
+        ("def make(params): raise SystemExit(0)", "RuntimeError: it exits with code 0"),
+        ("def make(): pass", "its first argument must be the parameters or the model"),
+        ("def make(*, lr=0.1): pass", "its first argument must be the parameters or the model"),
+        ("def make(**values): pass", "its first argument must be the parameters or the model"),
+        ("make = dict", "ValueError: no signature found"),
+        ("x = '\udcff'", "cannot be read: SyntaxError"),
+        ("\0", "cannot be read: "),
+    ],
+)
+def test_an_invalid_file_is_one_line(capsys, tmp_path, content, message):
+    path = tmp_path / "mine.py"
+    path.write_bytes(content.encode(errors="surrogateescape"))
+    assert main(["audit", f"{path}:make", SGD]) == 2
+    output = capsys.readouterr()
+    assert message in output.err and output.err.count("\n") == 1 and not output.out
+
+
+def test_an_optimizer_that_exits_in_its_step_is_an_error(capsys, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import torch\n"
+        "class Exits(torch.optim.SGD):\n"
+        "    def step(self, closure=None):\n"
+        "        raise SystemExit(0)\n"
+    )
+    assert main(["audit", SGD, f"{path}:Exits"]) == 2
+    assert "RuntimeError: it exits with code 0" in capsys.readouterr().err
+
+
+def test_the_output_of_a_file_is_not_a_part_of_the_report(capsys, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import torch\n"
+        "print('loaded')\n"
+        "def make(params):\n"
+        "    print('built')\n"
+        "    return torch.optim.SGD(params, lr=0.1)\n"
+    )
+    assert main(["audit", f"{path}:make", f"{path}:make", "--steps", "2", "--json"]) == 0
+    output = capsys.readouterr()
+    assert json.loads(output.out)["equal"] and "loaded" in output.err and "built" in output.err
+
+
+def test_annotations_of_a_file_are_evaluated_as_in_an_import(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import torch\n"
+        "def make(params, lr: float = 0.1):\n"
+        "    return torch.optim.SGD(params, lr=make.__annotations__['lr'](lr))\n"
+    )
+    assert precond.audit(f"{path}:make", "torch.optim.SGD:lr=0.1", steps=2).equal
+
+
+def test_an_unknown_hyperparameter_lists_the_known_ones_in_their_order(capsys):
+    assert main(["audit", "torch.optim.SGD:rate=1", SGD]) == 2
+    assert "Known: lr, momentum, dampening, weight_decay" in capsys.readouterr().err
+    assert main(["audit", f"{planted('no_optimizer')}:rate=1", SGD]) == 2
+    assert "rate: unknown hyperparameter. Known: lr\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", [{"steps": 1}, {"steps": 2.5}, {"tolerance": 0.0}])

@@ -220,3 +220,30 @@ def test_names_without_the_package_are_an_error(monkeypatch):
     monkeypatch.setitem(sys.modules, base.PACKAGE, None)
     with pytest.raises(HyperparameterError, match=r"needs the package .*: pip install .\[peers\]"):
         library.find(f"{PREFIX}lion")
+
+
+def _groups_of(model: nn.Module) -> dict[str, Any]:
+    named, weight = list(model.named_parameters()), model[0].weight
+    rest = [(name, p) for name, p in named if p is not weight]
+    return {
+        "names": iter(named),
+        "iterators": [{"params": model.parameters()}],
+        "iterators of names": [{"params": iter(named)}],
+        "one tensor": [{"params": weight}, {"params": [p for _, p in rest]}],
+        "one tensor and names": [{"params": [named[0]]}, {"params": iter(rest)}],
+    }
+
+
+@pytest.mark.parametrize("form", list(_groups_of(nn.Sequential(nn.Linear(3, 2)))))
+def test_all_forms_of_parameter_groups_are_split_into_matrices_and_others(form):
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+    params = _groups_of(model)[form]
+    optimizer = precond.build("pytorch-optimizer:muon", model, params=params)
+    split = {p: group["use_muon"] for group in optimizer.param_groups for p in group["params"]}
+    matrices = {model[0].weight, model[2].weight}
+    assert split == {p: p in matrices for p in model.parameters()}
+
+
+def test_an_empty_list_of_parameters_has_the_message_of_torch():
+    with pytest.raises(ValueError, match="optimizer got an empty parameter list"):
+        precond.build("pytorch-optimizer:muon", nn.Linear(3, 2), params=[])
