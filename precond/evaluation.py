@@ -13,7 +13,7 @@ import torch
 def evaluating(optimizer: Any) -> Iterator[None]:
     """Give the model its weights for evaluation inside the `with` block.
 
-    Optimizers with the methods `train()` and `eval()`, such as Schedule-Free AdamW, have two sets
+    Optimizers with the methods `train` and `eval`, such as Schedule-Free AdamW, have two sets
     of weights. For all other optimizers, and for one that is already in eval mode, nothing changes.
     The weights for training are restored bitwise after the block, so an evaluation does not change
     the training. The buffers of the model, such as the running statistics of a batch normalisation,

@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.abc import SourceLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -187,18 +188,33 @@ def _arguments(label: str, function: Callable[..., Any]) -> list[inspect.Paramet
     return arguments
 
 
+class _Loader(SourceLoader):
+    """The loader of a file, whose name need not be that of a module."""
+
+    def __init__(self, path: Path):
+        self.path, self.name = path, f"audited_{path.stem}"
+
+    def get_filename(self, fullname: str) -> str:
+        return str(self.path)
+
+    def get_data(self, path: str | bytes) -> bytes:
+        return self.path.read_bytes()
+
+
 def _load(path: Path, attribute: str) -> Callable[..., Any]:
     """Return a class or function of a file, which is executed without writing bytecode."""
+    loader = _Loader(path)
     try:
-        code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
+        loader.get_code(loader.name)
     except (OSError, SyntaxError, ValueError) as error:  # ValueError: the file is not a text
         raise AuditError(f"{path}: cannot be read: {first_line(error)}") from None
-    module = ModuleType(f"audited_{path.stem}")
-    module.__file__ = str(path)
-    sys.modules[module.__name__] = module  # dataclasses look up their module there
+    spec = spec_from_loader(loader.name, loader)
+    assert spec is not None
+    module = module_from_spec(spec)
+    sys.modules[loader.name] = module  # dataclasses look up their module there
     try:
         with user_code():
-            exec(code, module.__dict__)
+            loader.exec_module(module)
     except Exception as error:
         raise AuditError(f"{path}: raised an error: {first_line(error)}") from error
     if not callable(getattr(module, attribute, None)):

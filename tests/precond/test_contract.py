@@ -381,11 +381,12 @@ def test_the_error_for_an_unknown_hyperparameter_suggests_a_known_name(name):
 
 def test_the_error_for_an_unknown_optimizer_suggests_a_known_name():
     """The error also lists all known names."""
-    for name in NAMES:
+    names = [name for name in NAMES if name not in COMPOSED]
+    for name in names:
         message = re.escape(f'Did you mean "{name}"')
         with pytest.raises(precond.HyperparameterError, match=message) as error:
             precond.build(name + "x", make_model())
-        assert all(known_name in str(error.value) for known_name in NAMES)
+        assert all(known_name in str(error.value) for known_name in names)
 
 
 @pytest.mark.parametrize("name", NAMES)

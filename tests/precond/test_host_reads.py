@@ -27,6 +27,7 @@ from precond.algorithm import Needs
 from precond.optimizer import Preconditioned
 from precond.registry import REGISTRY
 from tests import closures
+from tests.composed import COMPOSED
 
 OPTIMIZERS = {
     name: entry.optimizer
@@ -161,7 +162,7 @@ def cases() -> list[tuple[str, dict[str, Any]]]:
             pairs += [
                 (name, {field.name: v}) for v in values if v != precond.defaults(name)[field.name]
             ]
-    return pairs
+    return pairs + [(name, {}) for name in COMPOSED]
 
 
 def text(value: Any) -> str | None:
@@ -252,7 +253,7 @@ def test_adam_under_a_scaler_reads_one_flag_in_each_step():
         replace(step, waits=others).check(first=1)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in OPTIMIZERS])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in {*OPTIMIZERS, *COMPOSED}])
 def test_other_optimizers_read_only_at_a_refresh(name):
     """The other optimizers have no banks: SketchySGD, those of windows, and those of torch.
 

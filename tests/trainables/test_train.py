@@ -216,11 +216,12 @@ def test_precond_needs_only_torch():
     script = BLOCK_IMPORTS.format(names=names) + (
         "import torch, precond\n"
         "model = torch.nn.Linear(16, 2)\n"
+        "from precond.closures import step\n"
         "for name in precond.available():\n"
         "    if precond.registry.lookup(name).package: continue\n"
         "    optimizer = precond.build(name, model)\n"
-        "    precond.backward(model(torch.ones(3, 16)).sum(), optimizer)\n"
-        "    optimizer.step()\n"
+        "    def evaluate(): precond.backward(model(torch.ones(3, 16)).sum(), optimizer)\n"
+        "    step(optimizer, evaluate)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
 
