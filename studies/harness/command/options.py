@@ -6,13 +6,13 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
+from studies.harness.command import values
 from studies.harness.command.flags import FLAGS
 from studies.harness.command.screen import redirected
 from studies.harness.design.options import SMOKE_WORKLOAD, Options, usable
@@ -98,7 +98,7 @@ def parse(
     with redirected(bool(raw.get("as_json"))):
         unresolved = _load(plugins) or _unknown_workloads(workload)
     parser.errors += unresolved
-    optimizers = take("optimizers", "names", _optimizers)
+    optimizers = take("optimizers", "names", values.optimizers)
     address = take("address", _ADDRESS, _address, variable="RAY_ADDRESS")
     options = Options(
         **{str(flag.name): bool(raw.get(str(flag.name))) for flag in FLAGS if flag.is_flag},
@@ -106,9 +106,9 @@ def parse(
         workload=workload,
         epochs=take("epochs", "an integer >= 1", _at_least_one),
         optimizers=optimizers,
-        only=_levels(parser.pairs("only", "rank=5,10"), optimizers),
-        levels=_levels(parser.pairs("levels", "rank=5,10"), optimizers),
-        settings=_settings(parser.pairs("settings", "damping=0.1"), optimizers),
+        only=values.levels(parser.pairs("only", "rank=5,10"), optimizers),
+        levels=values.levels(parser.pairs("levels", "rank=5,10"), optimizers),
+        settings=values.settings(parser.pairs("settings", "damping=0.1"), optimizers),
         max_concurrent=take("max_concurrent", "an integer >= 1", _at_least_one),
         gpus_per_trial=take("gpus_per_trial", _GPUS, _gpus, 0.0),
         address=address,
@@ -190,65 +190,6 @@ def _contradictions(options: Options) -> list[str]:
             errors.append(f"--out = {options.out or options.root}: {path} is a file; name a folder")
             break
     return errors
-
-
-def literal(text: str) -> Any:
-    """Return the Python value of a text: an int, a float, a bool, None, or the text itself."""
-    words = {"true": True, "false": False, "none": None, "null": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    for kind in (int, float):
-        with suppress(ValueError):
-            return kind(text)
-    return text
-
-
-def _optimizers(text: str) -> list[str]:
-    """Return comma-separated names of optimizers, those of pytorch-optimizer in lower case."""
-    from precond.peers.library import canonical
-
-    return [canonical(name) for name in text.split(",")]
-
-
-def _levels(texts: Mapping[str, str], optimizers: Sequence[str] | None) -> dict[str, list[Any]]:
-    """Return comma-separated values by name; a tuple is spelled `0.9/0.95`."""
-    tuples = _tuples(texts, optimizers)
-    return {
-        name: [_value(part, "/" if name in tuples else None) for part in text.split(",")]
-        for name, text in texts.items()
-    }
-
-
-def _settings(texts: Mapping[str, str], optimizers: Sequence[str] | None) -> dict[str, Any]:
-    """Return a value by name; a tuple is spelled `0.9/0.95` or `0.9,0.95`."""
-    tuples = _tuples(texts, optimizers)
-    return {name: _value(text, "[/,]" if name in tuples else None) for name, text in texts.items()}
-
-
-def _value(text: str, separators: str | None) -> Any:
-    """Return a value, or a tuple if the text is that of a tuple with these separators."""
-    if separators is None:
-        return literal(text)
-    return tuple(map(literal, re.split(separators, text)))
-
-
-def _tuples(texts: Mapping[str, str], optimizers: Sequence[str] | None) -> set[str]:
-    """Return the names of those hyperparameters whose values are tuples.
-
-    The hyperparameters are those of the registered optimizers, the composed ones, and the
-    optimizers that the command names. If the value of a name is a tuple only for some optimizers,
-    the name is included if its text contains a slash.
-    """
-    if not texts:
-        return set()
-    from precond.registry import available, composed_names, defaults, name_error
-
-    named = [name for name in optimizers or [] if not name_error(name)]
-    known = {*available(), *composed_names(), *named}
-    kinds = [pair for optimizer in known for pair in defaults(optimizer).items()]
-    scalars = {name for name, value in kinds if not isinstance(value, tuple)}
-    tuples = {name for name, value in kinds if isinstance(value, tuple)}
-    return {name for name in tuples & set(texts) if name not in scalars or "/" in texts[name]}
 
 
 _SEEDS = f"a number of seeds in 1..{MAX_SEEDS}, or distinct seeds in 0..{MAX_SEED} such as 3,7"
