@@ -15,6 +15,11 @@ import numpy as np
 from scipy import special, stats
 
 PRIOR = 4.0  # the variance of the half-normal prior of the effect, which is mean / SD of the gains
+PILOT = 8  # the number of gains from which their skewness and their grid are tested
+SKEWED = 0.02  # the p-value below which gains are skewed
+SHIFTS = 2000  # the number of shifts that are tested for each end of a confidence sequence
+LARGEST = 1e300  # the largest e-value; a float cannot represent those of many seeds
+MOST = 1000  # the largest number of seeds that is expected
 
 
 class Anytime(NamedTuple):
@@ -71,11 +76,11 @@ def t_process(gains: np.ndarray, step: float = 0.0) -> np.ndarray:
     mean = np.cumsum(gains, axis=-1) / n
     squares = np.maximum(np.cumsum(gains**2, axis=-1) - n * mean**2, (n - 1) * step**2 / 6)
     shrunk = squares + n * mean**2 / (1 + n * PRIOR)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         both = (1 + n * PRIOR) ** -0.5 * ((squares + n * mean**2) / shrunk) ** (n / 2)
         # The posterior of the mean is a t distribution with n degrees of freedom.
         t = n * mean / np.sqrt(shrunk / n * (n + 1 / PRIOR))
-    return np.where(shrunk > 0, 2 * both * stats.t.cdf(t, n), 1.0)
+    return np.where(shrunk > 0, 2 * np.minimum(both, LARGEST) * stats.t.cdf(t, n), 1.0)
 
 
 def sign_process(gains: np.ndarray) -> np.ndarray:
@@ -89,3 +94,149 @@ def sign_process(gains: np.ndarray) -> np.ndarray:
     mixture = special.betaln(wins, losses) - special.betaln(0.5, 0.5)
     above = special.betainc(losses, wins, 0.5)  # the probability of more than 1/2
     return 2 * np.exp(mixture + (wins + losses - 1) * np.log(2)) * above
+
+
+# ---------------------------------------------------------------------- judgements
+
+
+class Evidence(NamedTuple):
+    """The e-processes of one comparison after each seed.
+
+    Attributes:
+        greater: [..., n] For "the mean gain is greater than 0".
+        less: [..., n] For "the mean gain is less than 0".
+    """
+
+    greater: np.ndarray
+    less: np.ndarray
+
+    @property
+    def two_sided(self) -> np.ndarray:
+        """[..., n] The mean of both, an e-process for "the mean gain is not 0"."""
+        return (self.greater + self.less) / 2
+
+    @property
+    def p(self) -> np.ndarray:
+        """[..., n] The anytime-valid p-value of "the mean gain is 0"; it never rises."""
+        largest = np.maximum.accumulate(self.two_sided, axis=-1)
+        return 1 / np.maximum(largest, 1.0)
+
+
+def evidence(
+    gains: np.ndarray,
+    step: float = 0.0,
+    shift: float | np.ndarray = 0.0,
+    first: int | None = None,
+) -> Evidence:
+    """Return the e-processes of `gains - shift`, those of the t statistic and then of the signs.
+
+    Args:
+        gains: [n] in the order of the seeds, without nan. An infinite gain is a failure: -inf of
+            the candidate, +inf of the baseline.
+        step: The distance of two neighbouring values of the metric; 0 if it is continuous.
+        shift: A number, or numbers [..., 1], whose leading axes the result has.
+        first: The first gain that is judged by its sign; `first_sign(gains, step)` if None.
+    """
+    first = first_sign(gains, step) if first is None else first
+    shifted = gains - shift
+    sides = []
+    for side in (shifted, -shifted):
+        before = t_process(side[..., :first], step)
+        last = before[..., -1:] if first else np.ones((*before.shape[:-1], 1))
+        with np.errstate(over="ignore"):
+            after = np.minimum(last * sign_process(side[..., first:]), LARGEST)
+        sides.append(np.concatenate([before, after], axis=-1))
+    return Evidence(*sides)
+
+
+def first_sign(gains: np.ndarray, step: float = 0.0) -> int:
+    """Return the index of the first gain that is judged by its sign; len(gains) without one.
+
+    It is the first failure, or the first gain after at least `PILOT` gains for which the t
+    statistic is not suitable, because their skewness is significant or their SD is below one step.
+    This depends on earlier gains only, so the product of the two e-processes is an e-process.
+    """
+    failures = np.flatnonzero(np.isinf(gains))
+    end = int(failures[0]) if len(failures) else len(gains)
+    for n in range(PILOT, end):
+        spread = float(gains[:n].std(ddof=1))
+        if spread > 0 and (spread < step or stats.skewtest(gains[:n]).pvalue < SKEWED):
+            return n
+    return end
+
+
+def confidence_sequence(
+    gains: np.ndarray, level: float, step: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lower and the upper end of a confidence sequence after each seed: [n], [n].
+
+    The probability that the mean gain is ever outside is at most `level`. The interval contains the
+    shifts whose two-sided e-process was always below 1 / level. It never widens, and is infinite
+    while the seeds do not suffice. Where gains are judged by their signs, it is that of the median.
+
+    Args:
+        gains: As for `evidence`.
+        level: The probability of an error.
+        step: As for `evidence`.
+    """
+    finite = gains[np.isfinite(gains)]
+    low, high = np.full(len(gains), -np.inf), np.full(len(gains), np.inf)
+    if not len(finite):
+        return low, high
+    scale = float(np.ptp(finite)) or float(np.abs(finite).max()) or step or 1.0
+    distances = np.concatenate([[0.0], scale * np.geomspace(1e-5, 1e3, SHIFTS)])
+    for sign, ends in ((-1, low), (1, high)):
+        shifts = float(np.median(finite)) + sign * distances
+        p = evidence(gains, step, shifts[:, None]).p
+        for n in range(len(gains)):
+            inside = np.flatnonzero(p[:, n] > level)
+            next_outside = int(inside[-1]) + 1 if len(inside) else 0
+            if next_outside < len(shifts):
+                ends[n] = shifts[next_outside]
+    return low, high
+
+
+def equivalence_p(gains: np.ndarray, margin: float, step: float = 0.0) -> np.ndarray:
+    """Return the anytime-valid p-value of "the mean gain is within the margin" after each seed: [n].
+
+    It is at most `level` if the `confidence_sequence` of this level is between -margin and margin,
+    or on one side of both. It is 1 for a margin of 0.
+    """
+    if not margin:
+        return np.ones(len(gains))
+    return evidence(gains, step, np.array([[-margin], [margin]])).p.max(axis=0)
+
+
+def share_of_error(before: int, count: int = 1) -> float:
+    """Return the share of the error that is left for attempts after earlier attempts.
+
+    Attempt k has the share 1 / (k (k + 1)). The shares of all attempts add up to 1, however many
+    there will be, so the probability of an error in any of them is at most the error of a single
+    test. `count` attempts at once have the sum of their shares.
+    """
+    return count / ((before + 1) * (before + count + 1))
+
+
+def seeds_expected(
+    gains: np.ndarray, level: float, margin: float = 0.0, step: float = 0.0
+) -> int | None:
+    """Return the number of seeds after which a decision is expected; None above `MOST`.
+
+    It assumes that the next seeds repeat the observed gains.
+
+    Args:
+        gains: [n] as for `evidence`, with n >= 2.
+        level: The largest p-value of a decision.
+        margin: The margin of `equivalence_p`.
+        step: As for `evidence`.
+    """
+    first = first_sign(gains, step)
+    repeated = np.tile(gains, -(-MOST // len(gains)))[:MOST]
+    if first == len(gains):  # the t statistic has been suitable for all gains
+        first = MOST
+    p = evidence(repeated, step, first=first).p
+    if margin:
+        limits = np.array([[-margin], [margin]])
+        p = np.minimum(p, evidence(repeated, step, limits, first).p.max(axis=0))
+    reached = np.flatnonzero(p <= level)
+    return int(reached[0]) + 1 if len(reached) else None

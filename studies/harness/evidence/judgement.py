@@ -1,0 +1,302 @@
+"""The decision whether a candidate is better than a baseline, made again after each pair of seeds.
+
+A decision is a function of the results in the order of the seeds. It is the first one that the
+error of the judgement permits, so later seeds, or a repetition of the command, do not change it.
+`statistics.sequential` has the e-processes, which stay valid although the decision is tried after
+each seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from studies.harness.evidence.metrics import higher_is_better
+from studies.harness.statistics.paired import ALPHA
+from studies.harness.statistics.sequential import (
+    Evidence,
+    confidence_sequence,
+    equivalence_p,
+    evidence,
+    first_sign,
+    seeds_expected,
+    share_of_error,
+)
+
+Decision = Literal["better", "worse", "equal", "inconclusive"]
+Combination = Literal["average", "product"]
+BETTER, WORSE, EQUAL, INCONCLUSIVE = "better", "worse", "equal", "inconclusive"
+
+
+class Scale(NamedTuple):
+    """The metric on a workload, and how gains are computed from it.
+
+    Attributes:
+        workload: The workload.
+        metric: The metric, such as `test/mse`.
+        ratio: True if a gain is log(baseline / candidate). Otherwise, it is the difference.
+        margin: The margin of equality in units of the gain; 0 for none.
+        step: The distance of two neighbouring values of the metric; 0 if it is continuous.
+    """
+
+    workload: str
+    metric: str
+    ratio: bool
+    margin: float = 0.0
+    step: float = 0.0
+
+    def gains(self, candidate: pd.Series, baseline: pd.Series) -> np.ndarray:
+        """Return the gains [seeds], which are positive if the candidate is better.
+
+        The worst possible value of a trial without a result is infinite, and so is its gain. Two
+        trials without a result are equal. nan is a trial that has not ended.
+        """
+        first, second = candidate.to_numpy(dtype=float), baseline.to_numpy(dtype=float)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            if self.ratio:
+                first, second = -np.log(first), -np.log(second)
+            elif not higher_is_better(self.metric):
+                first, second = -first, -second
+            return np.where(first == second, 0.0, first - second)
+
+
+class Effect(NamedTuple):
+    """The gains of a candidate on one workload, up to the decision.
+
+    Attributes:
+        scale: The metric and the workload.
+        seeds: The seeds.
+        gains: [seeds] The gains; infinite where exactly one trial has no result.
+        candidate: The mean value of the candidate over the seeds with a result; nan without one.
+        baseline: The mean value of the baseline.
+        low: [seeds] The lower end of the confidence sequence of the mean gain, with the error
+            `Verdict.level`.
+        high: [seeds] The upper end.
+        first_sign: The index of the first gain that is judged by its sign.
+    """
+
+    scale: Scale
+    seeds: Sequence[int]
+    gains: np.ndarray
+    candidate: float
+    baseline: float
+    low: np.ndarray
+    high: np.ndarray
+    first_sign: int
+
+    @property
+    def mean(self) -> float:
+        """The mean of the finite gains; nan without one."""
+        finite = self.gains[np.isfinite(self.gains)]
+        return float(finite.mean()) if len(finite) else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The ends of the confidence sequence after the last seed."""
+        return (
+            (float(self.low[-1]), float(self.high[-1])) if len(self.low) else (-math.inf, math.inf)
+        )
+
+    @property
+    def losses(self) -> int:
+        """The number of seeds that the candidate lost because its trial has no result."""
+        return int((self.gains == -math.inf).sum())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The decision on one candidate.
+
+    Attributes:
+        candidate: The label of the candidate.
+        baseline: The label of the baseline.
+        decision: `better`, `worse`, `equal` (within the margin) or `inconclusive`.
+        attempt: The number of this attempt against the baseline, from 1.
+        level: The largest p-value of a decision, after the corrections for earlier attempts and for
+            several candidates.
+        e_values: [n] The two-sided e-process over the pairs, combined over workloads.
+        effects: The gains on each workload.
+        expected: The number of pairs after which a decision is expected; None if it is more than
+            1000 or unknown, or if there is a decision.
+    """
+
+    candidate: str
+    baseline: str
+    decision: Decision
+    attempt: int
+    level: float
+    e_values: np.ndarray
+    effects: Sequence[Effect]
+    expected: int | None = None
+
+    @property
+    def pairs(self) -> int:
+        """The number of seeds that were compared on each workload."""
+        return len(self.e_values)
+
+    @property
+    def e(self) -> float:
+        """The largest e-value; 1 without a seed."""
+        return float(self.e_values.max(initial=1.0))
+
+    @property
+    def threshold(self) -> float:
+        """The e-value that decides."""
+        return 1 / self.level
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """The rules of a judgement, which are fixed before its first result is read.
+
+    Attributes:
+        attempts_before: The number of earlier attempts against the baseline.
+        combine: The combination of the e-values of several workloads: their `average` is valid for
+            any dependence between the workloads, their `product` if the gains are independent.
+    """
+
+    attempts_before: int = 0
+    combine: Combination = "average"
+
+
+def judge(
+    tables: Mapping[Scale, pd.DataFrame], candidates: Sequence[str], baseline: str, rules: Rules
+) -> list[Verdict]:
+    """Return a verdict on each candidate.
+
+    After each seed, the candidates without a decision are tested together: against 0 by Holm's
+    method, and for equality by Bonferroni's.
+
+    Args:
+        tables: The values on each workload: a row for each seed in the order of the judgement, a
+            column for each side. nan is a trial that has not ended, an infinite value a trial that
+            ended without a result.
+        candidates: The labels of the candidates.
+        baseline: The label of the baseline.
+        rules: The rules.
+    """
+    error = ALPHA * share_of_error(rules.attempts_before, len(candidates))
+    tracks = {name: _Track.read(tables, name, baseline, rules.combine) for name in candidates}
+    decided: dict[str, tuple[Decision, int, float]] = {}
+    for n in range(1, 1 + max(track.pairs for track in tracks.values())):
+        undecided = [name for name in candidates if name not in decided]
+        if not undecided or any(tracks[name].pairs < n for name in undecided):
+            break
+        rejected = sum(decision != EQUAL for decision, *_ in decided.values())
+        for name in sorted(undecided, key=lambda name: tracks[name].evidence.p[n - 1]):
+            level = error / (len(candidates) - rejected)
+            if tracks[name].evidence.p[n - 1] > level:
+                break
+            decided[name] = (tracks[name].direction(n), n, level)
+            rejected += 1
+        for name in [name for name in undecided if name not in decided]:
+            if tracks[name].equality[n - 1] <= error / len(candidates):
+                decided[name] = (EQUAL, n, error / len(candidates))
+    rejected = sum(decision != EQUAL for decision, *_ in decided.values())
+    going_on = (INCONCLUSIVE, None, error / max(1, len(candidates) - rejected))
+    return [
+        tracks[name].verdict(*decided.get(name, going_on), rules.attempts_before + place)
+        for place, name in enumerate(candidates, 1)
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Track:
+    """The e-processes of a candidate over the pairs that have ended on all workloads.
+
+    Attributes:
+        names: The labels of the candidate and of the baseline.
+        tables: The values of both on each workload, for these pairs.
+        evidence: The e-processes of the gains, combined over the workloads.
+        equality: [pairs] The p-values of equality on all workloads.
+    """
+
+    names: tuple[str, str]
+    tables: Mapping[Scale, pd.DataFrame]
+    evidence: Evidence
+    equality: np.ndarray
+
+    @classmethod
+    def read(
+        cls,
+        tables: Mapping[Scale, pd.DataFrame],
+        candidate: str,
+        baseline: str,
+        combine: Combination,
+    ) -> _Track:
+        """Return the track of a candidate."""
+        names = (candidate, baseline)
+        ended = [table[[*names]].notna().all(axis=1).to_numpy() for table in tables.values()]
+        missing = np.flatnonzero(~np.logical_and.reduce(ended))
+        pairs = int(missing[0]) if len(missing) else len(ended[0])
+        cut = {scale: table[[*names]].iloc[:pairs] for scale, table in tables.items()}
+        gains = {
+            scale: scale.gains(table[candidate], table[baseline]) for scale, table in cut.items()
+        }
+        parts = [evidence(values, scale.step) for scale, values in gains.items()]
+        joined = np.mean if combine == "average" else np.prod
+        combined = Evidence(*(joined(sides, axis=0) for sides in zip(*parts, strict=True)))
+        equal = [equivalence_p(values, scale.margin, scale.step) for scale, values in gains.items()]
+        return cls(
+            names=names,
+            tables=cut,
+            evidence=combined,
+            equality=np.max(equal, axis=0),
+        )
+
+    @property
+    def pairs(self) -> int:
+        """The number of pairs."""
+        return len(self.equality)
+
+    def direction(self, n: int) -> Decision:
+        """Return the decision that the largest e-value of the first n pairs supports."""
+        place = int(self.evidence.two_sided[:n].argmax())
+        return BETTER if self.evidence.greater[place] > self.evidence.less[place] else WORSE
+
+    def verdict(self, decision: Decision, pairs: int | None, level: float, attempt: int) -> Verdict:
+        """Return the verdict after a number of pairs; after all of them if None."""
+        pairs = self.pairs if pairs is None else pairs
+        effects = [
+            self._effect(scale, table.iloc[:pairs], level) for scale, table in self.tables.items()
+        ]
+        return Verdict(
+            candidate=self.names[0],
+            baseline=self.names[1],
+            decision=decision,
+            attempt=attempt,
+            level=level,
+            e_values=self.evidence.two_sided[:pairs],
+            effects=effects,
+            expected=_expected(effects, level) if decision == INCONCLUSIVE else None,
+        )
+
+    def _effect(self, scale: Scale, table: pd.DataFrame, level: float) -> Effect:
+        gains = scale.gains(*(table[name] for name in self.names))
+        low, high = confidence_sequence(gains, level, scale.step)
+        means = table.where(np.isfinite(table)).mean()
+        return Effect(
+            scale=scale,
+            seeds=[int(seed) for seed in table.index],
+            gains=gains,
+            candidate=float(means[self.names[0]]),
+            baseline=float(means[self.names[1]]),
+            low=low,
+            high=high,
+            first_sign=first_sign(gains, scale.step),
+        )
+
+
+def _expected(effects: Sequence[Effect], level: float) -> int | None:
+    """Return the number of pairs after which some workload alone is expected to decide."""
+    numbers = [
+        seeds_expected(effect.gains, level, effect.scale.margin, effect.scale.step)
+        for effect in effects
+        if len(effect.gains) >= 2
+    ]
+    return min((number for number in numbers if number), default=None)
