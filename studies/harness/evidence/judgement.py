@@ -50,13 +50,13 @@ class Scale(NamedTuple):
     margin: float = 0.0
     step: float = 0.0
 
-    def gains(self, candidate: pd.Series, baseline: pd.Series) -> np.ndarray:
+    def gains(self, candidate: np.ndarray, baseline: np.ndarray) -> np.ndarray:
         """Return the gains [seeds], which are positive if the candidate is better.
 
         The worst possible value of a trial without a result is infinite, and so is its gain. Two
         trials without a result are equal. nan is a trial that has not ended.
         """
-        first, second = candidate.to_numpy(dtype=float), baseline.to_numpy(dtype=float)
+        first, second = candidate, baseline
         with np.errstate(invalid="ignore", divide="ignore"):
             if self.ratio:
                 first, second = -np.log(first), -np.log(second)
@@ -92,8 +92,7 @@ class Effect(NamedTuple):
     @property
     def mean(self) -> float:
         """The mean of the finite gains; nan without one."""
-        finite = self.gains[np.isfinite(self.gains)]
-        return float(finite.mean()) if len(finite) else math.nan
+        return _mean(self.gains)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -277,19 +276,30 @@ class _Track:
         )
 
     def _effect(self, scale: Scale, table: pd.DataFrame, level: float) -> Effect:
-        gains = scale.gains(*(table[name] for name in self.names))
+        candidate, baseline = _values(table, self.names).T
+        gains = scale.gains(candidate, baseline)
         low, high = confidence_sequence(gains, level, scale.step)
-        means = table.where(np.isfinite(table)).mean()
         return Effect(
             scale=scale,
             seeds=[int(seed) for seed in table.index],
             gains=gains,
-            candidate=float(means[self.names[0]]),
-            baseline=float(means[self.names[1]]),
+            candidate=_mean(candidate),
+            baseline=_mean(baseline),
             low=low,
             high=high,
             first_sign=first_sign(gains, scale.step),
         )
+
+
+def _values(table: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
+    """Return the columns of a table: [seeds, names]."""
+    return table[[*names]].to_numpy(dtype=float)
+
+
+def _mean(values: np.ndarray) -> float:
+    """Return the mean of the finite values; nan without one."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else math.nan
 
 
 def _expected(effects: Sequence[Effect], level: float) -> int | None:
