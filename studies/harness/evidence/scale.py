@@ -1,0 +1,41 @@
+"""The scale on which a judgement compares a candidate with a baseline on one workload."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from studies.harness.evidence.metrics import higher_is_better
+
+
+class Scale(NamedTuple):
+    """The metric on a workload, and how gains are computed from it.
+
+    Attributes:
+        workload: The workload.
+        metric: The metric, such as `test/mse`.
+        ratio: True if a gain is log(baseline / candidate). Otherwise, it is the difference.
+        margin: The margin of equality in units of the gain; 0 for none.
+        step: The distance of two neighbouring values of the metric; 0 if it is continuous.
+    """
+
+    workload: str
+    metric: str
+    ratio: bool
+    margin: float = 0.0
+    step: float = 0.0
+
+    def gains(self, candidate: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+        """Return the gains [seeds], which are positive if the candidate is better.
+
+        The worst possible value of a trial without a result is infinite, and so is its gain. Two
+        trials without a result are equal. nan is a trial that has not ended.
+        """
+        first, second = candidate, baseline
+        with np.errstate(invalid="ignore", divide="ignore"):
+            if self.ratio:
+                first, second = -np.log(first), -np.log(second)
+            elif not higher_is_better(self.metric):
+                first, second = -first, -second
+            return np.where(first == second, 0.0, first - second)
