@@ -198,13 +198,11 @@ class _Track:
     ) -> _Track:
         """Return the track of a candidate."""
         names = (candidate, baseline)
-        ended = [table[[*names]].notna().all(axis=1).to_numpy() for table in tables.values()]
+        ended = [~np.isnan(_values(table, names)).any(axis=1) for table in tables.values()]
         missing = np.flatnonzero(~np.logical_and.reduce(ended))
         pairs = int(missing[0]) if len(missing) else len(ended[0])
         cut = {scale: table[[*names]].iloc[:pairs] for scale, table in tables.items()}
-        gains = {
-            scale: scale.gains(table[candidate], table[baseline]) for scale, table in cut.items()
-        }
+        gains = {scale: scale.gains(*_values(table, names).T) for scale, table in cut.items()}
         parts = [evidence(values, scale.step) for scale, values in gains.items()]
         joined = np.mean if combine == "average" else np.prod
         combined = Evidence(*(joined(sides, axis=0) for sides in zip(*parts, strict=True)))
