@@ -199,8 +199,7 @@ class _Track:
         """Return the track of a candidate."""
         names = (candidate, baseline)
         ended = [~np.isnan(_values(table, names)).any(axis=1) for table in tables.values()]
-        missing = np.flatnonzero(~np.logical_and.reduce(ended))
-        pairs = int(missing[0]) if len(missing) else len(ended[0])
+        pairs = int(np.logical_and.accumulate(np.all(ended, axis=0)).sum())
         cut = {scale: table[[*names]].iloc[:pairs] for scale, table in tables.items()}
         gains = {scale: scale.gains(*_values(table, names).T) for scale, table in cut.items()}
         parts = [evidence(values, scale.step) for scale, values in gains.items()]
