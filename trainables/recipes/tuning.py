@@ -24,6 +24,7 @@ BUDGET = 16
 SEEDS = (100, 101, 102)
 TRAIN_FRACTION = 0.9
 LEDGERS = Path(__file__).parent / "ledgers"
+RANGE = 30.0  # the largest value of a space that is not in `SPACES`, relative to the default
 DIGITS = 2  # significant digits of a value in a configuration, to keep recipes readable
 SCORE_DIGITS = 6  # significant digits of a score in a ledger
 
@@ -71,8 +72,33 @@ SPACES: Mapping[str, Space] = {
 _BASES = (2, 3, 5)
 
 
+def space_of(optimizer: str) -> Space:
+    """Return the space of an optimizer.
+
+    An optimizer that is not in `SPACES`, such as that of a plugin, has its learning rate tuned, and
+    its damping if it has one, from 1 / 30 to 30 times the default.
+    """
+    if optimizer in SPACES:
+        return SPACES[optimizer]
+    from precond.registry import defaults  # imports torch
+
+    known = defaults(optimizer)
+    tuned = {n: known[n] for n in ("lr", "damping") if isinstance(known.get(n), float) and known[n]}
+    return {name: (value / RANGE, value * RANGE) for name, value in tuned.items()}
+
+
 def configurations(optimizer: str, budget: int = BUDGET) -> list[dict[str, float]]:
     """Return the configurations of an optimizer, in the order of their indices.
+
+    Args:
+        optimizer: A name in `SPACES`.
+        budget: The number of configurations.
+    """
+    return points(SPACES[optimizer], budget)
+
+
+def points(space: Space, budget: int) -> list[dict[str, float]]:
+    """Return the configurations of a space, in the order of their indices.
 
     They are the points of a Hammersley set (Hammersley 1960) on logarithmic scales. The set covers
     the range of each hyperparameter, and of each pair of hyperparameters, evenly and without random
@@ -80,10 +106,9 @@ def configurations(optimizer: str, budget: int = BUDGET) -> list[dict[str, float
     significant digits.
 
     Args:
-        optimizer: A name in `SPACES`.
+        space: The space.
         budget: The number of configurations.
     """
-    space = SPACES[optimizer]
     shifts = [0.5 / budget] * len(space)
     results = []
     for index in range(budget):

@@ -7,16 +7,16 @@ output folder.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import ray
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
-from ray.tune.search import Searcher
 
 from studies.harness.cluster.execute import session
 from studies.harness.cluster.progress import StudyProgress
+from studies.harness.cluster.submitting import Submitter, room
 from studies.harness.cluster.tuning import Fifo, NotPickled, Session
 from studies.harness.design.arms import Trial
 from studies.harness.design.options import Options
@@ -61,45 +61,6 @@ class Proposer(Protocol):
 
     def stop(self, key: str, epoch: int, values: Mapping[int, float], seconds: float) -> None:
         """Record that a trial is stopped after an epoch (counted from 0)."""
-
-
-class _Searcher(NotPickled, Searcher):
-    """Submits a proposer's trials to Tune, as many as there is room for."""
-
-    def __init__(
-        self, proposer: Proposer, limit: Callable[[], int], on_submit: Callable[[Trial], object]
-    ):
-        super().__init__()
-        self._proposer, self._limit, self._on_submit = proposer, limit, on_submit
-        self._live: set[str] = set()
-
-    def suggest(self, trial_id: str) -> Any:
-        """Return the next trial's key, None if Tune must wait, or `FINISHED`."""
-        # Do not propose in advance: a waiting proposal would not use the results that arrive
-        # meanwhile.
-        if len(self._live) >= self._limit():
-            return None
-        trial = self._proposer.next()
-        if trial is None:
-            return Searcher.FINISHED
-        self._live.add(trial_id)
-        self._on_submit(trial)
-        return {"key": trial.config.trial_key}
-
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        """Free a slot. The result is in the trial's folder."""
-        self._live.discard(trial_id)
-
-    def set_search_properties(
-        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
-    ) -> bool:
-        """Accept Tune's space, which has only the shared settings; the proposer has the others."""
-        return True
-
-    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-        """Save nothing, because the proposals are on the disk."""
 
 
 class _Asha(NotPickled, Fifo, AsyncHyperBandScheduler):
@@ -185,7 +146,8 @@ def _tune(running: Session, proposer: Proposer, progress: StudyProgress) -> bool
     while repeat:
         asha, root = proposer.asha, running.options.root
         scheduler = _Asha(proposer, root, progress.finished) if asha else Fifo()
-        searcher = _Searcher(proposer, lambda: _room(running.options), progress.add)
+        limit = partial(room, running.options)
+        searcher = Submitter(proposer.next, lambda: True, limit, progress.add)
         # ASHA decides after each epoch, so it needs each result.
         space = {"report_every": 0.0} if asha else {}
         dropped = running.fit(
@@ -194,16 +156,3 @@ def _tune(running: Session, proposer: Proposer, progress: StudyProgress) -> bool
         repeat = running.should_continue(proposer.left(), dropped)
         proposer.begin()
     return proposer.left() == 0
-
-
-def _room(options: Options) -> int:
-    """Return the number of trials that there is room for now.
-
-    On a cluster, add one trial, so that the autoscaler starts a node if it can.
-    """
-    resources, processes = ray.cluster_resources(), options.workers_per_trial
-    fitting = int(resources.get("CPU", 0)) // processes
-    if options.gpus_per_trial:
-        fitting = min(fitting, int(resources.get("GPU", 0) / (options.gpus_per_trial * processes)))
-    fitting = max(1, fitting + (options.address is not None))
-    return min(options.max_concurrent or fitting, fitting)

@@ -18,8 +18,9 @@ import click
 from precond.hyperparameters import nearest
 from studies.harness.command.cli import flags
 from studies.harness.command.flags import FLAGS
-from studies.harness.command.options import ALIASES, parse
+from studies.harness.command.options import parse
 from studies.harness.design.options import Options
+from studies.harness.design.values import ALIASES
 from studies.harness.kinds.artefact import Artefact
 
 DICTIONARIES = ("only", "levels", "settings")

@@ -12,19 +12,12 @@ from typing import Any
 
 import click
 
-from studies.harness.command import values
 from studies.harness.command.flags import FLAGS
 from studies.harness.command.screen import redirected
+from studies.harness.design import values
 from studies.harness.design.options import SMOKE_WORKLOAD, Options, usable
+from studies.harness.design.values import ALIASES
 
-# Names in the papers and in their released code: accepted on the command line, and never stored.
-ALIASES = {
-    "stat_decay": "ema_decay",
-    "ema": "ema_decay",
-    "tcov": "cov_interval",
-    "tinv": "inv_interval",
-    "rank_size": "rank",
-}
 RETRIES = ("diverged", "oom", "failed")
 MAX_SEEDS, MAX_SEED = 10_000, 2**32 - 1
 

@@ -7,6 +7,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+# Names in the papers and in their released code: accepted on the command line, and never stored.
+ALIASES = {
+    "stat_decay": "ema_decay",
+    "ema": "ema_decay",
+    "tcov": "cov_interval",
+    "tinv": "inv_interval",
+    "rank_size": "rank",
+}
+
 
 def literal(text: str) -> Any:
     """Return the Python value of a text: an int, a float, a bool, None, or the text itself."""

@@ -1,0 +1,85 @@
+"""The command `python -m studies judge`, and the exit code of a judgement."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from studies.harness.command.cli import flags
+from studies.harness.design.ending import COMPLETE, SOME_FAILED
+from studies.harness.kinds.judge.judge import NAME, Judgement
+
+if TYPE_CHECKING:
+    from studies.harness.evidence.judgement import Verdict
+
+EXIT_CODES = {"better": 0, "inconclusive": 12, "equal": 11, "worse": 10}
+"""The exit code of each decision. That of several candidates is the first that one of them has."""
+FORM = Judgement(candidates="", baseline="")
+HELP = """Decide whether a candidate is better than a baseline. Train pairs of trials with the same
+seed, one pair after another, until the decision is certain enough; the decision stays valid although
+it is tried after each pair. All results that exist are used.
+
+A side is the name of an optimizer with values (nysact-s:rank=5,lr=0.01), an optimizer of a plugin,
+or a file (.toml or .json) with the keys optimizer and hyperparameters. Several candidates are
+separated by commas. Each judgement is recorded in OUT/judgements.jsonl, and its error is corrected
+for all earlier attempts against the same baseline."""
+EPILOG = """\b
+Exit codes:
+  0    better
+  10   worse
+  11   equal within the margin
+  12   inconclusive, or stopped by the time budget
+  1    the baseline has no result, for example because it diverged
+  2    invalid command; nothing was started
+  4    a problem with the disk, the data or Ray, or OUT is in use
+  130  stopped by SIGINT
+  143  stopped by SIGTERM
+For several candidates: 0 if one is better, else 12, 11 or 10.
+
+Run the same command again to resume.
+"""
+
+
+def _params() -> list[click.Parameter]:
+    """Return the options of the command; the time budget is also called `--budget`."""
+    params = flags(FORM)
+    for i, flag in enumerate(params):
+        if flag.name == "time_budget":
+            params[i] = copy.copy(flag)
+            params[i].opts = ["--budget", *flag.opts]
+    sides = click.Argument(["sides"], nargs=-1, metavar="CANDIDATE[,...] [vs] BASELINE")
+    return [sides, *params]
+
+
+def _judge(sides: tuple[str, ...], **raw: Any) -> int:
+    from studies.harness.command.options import parse
+    from studies.harness.command.run import run_command
+    from studies.harness.command.screen import refuse
+
+    names = [side for side in sides if side != "vs"]
+    if len(names) != 2:
+        example = "python -m studies judge nysact-s sgd"
+        return refuse([f"name the candidates and the baseline, for example: {example}"])
+    judgement = Judgement(candidates=names[0], baseline=names[1])
+    options, errors = parse(raw, judgement.FLAGS)
+    code = run_command([judgement], options, errors)
+    if code != COMPLETE or options.dry_run:
+        return code
+    from studies.harness.kinds.judge.results import results
+
+    [plan] = judgement.plan(options)
+    return decision_code(results(plan).verdicts)
+
+
+def decision_code(verdicts: Sequence[Verdict]) -> int:
+    """Return the exit code of a judgement."""
+    decisions = {verdict.decision for verdict in verdicts}
+    return next((code for name, code in EXIT_CODES.items() if name in decisions), SOME_FAILED)
+
+
+COMMAND = click.Command(
+    NAME, callback=_judge, params=_params(), help=HELP, epilog=EPILOG, no_args_is_help=True
+)

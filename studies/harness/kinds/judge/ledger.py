@@ -1,0 +1,125 @@
+"""The ledger of judgements: every question that was asked, also if its command was abandoned.
+
+    outputs/judgements.jsonl
+        begun          the judgement (a digest), its sides and rules, and the number of attempts
+                       against the same baseline before it; written before its first decision
+        ended          the judgement and its verdicts; written if they have changed
+
+An attempt is a candidate of a judgement. Attempts against the same baseline are those of judgements
+with the same optimizer as baseline, whatever its values, that share a workload.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from precond.counts import counted
+from trainables.config import digest
+from trainables.files import append_lines, read_lines, repair_tail
+from trainables.recipes.tuning import SEEDS
+
+if TYPE_CHECKING:
+    from studies.harness.design.arms import Arm
+    from studies.harness.evidence.judgement import Verdict
+    from studies.harness.kinds.judge.judge_plan import JudgePlan
+
+NAME = "judgements.jsonl"
+BEGUN, ENDED = "begun", "ended"
+
+
+def describe(plan: JudgePlan, first_seed: int, tune: int, margin: str) -> dict[str, Any]:
+    """Return the description of a judgement for the ledger, without the number of its seeds."""
+    return {
+        "workloads": [scale.workload for scale in plan.scales],
+        "baseline": _side(plan, plan.baseline),
+        "candidates": [_side(plan, arm) for arm in plan.candidates],
+        "metrics": [scale.metric for scale in plan.scales],
+        "margin": margin,
+        "target": plan.target,
+        "combine": plan.combine,
+        "first_seed": first_seed,
+        "tuning": {"configurations": tune, "seeds": list(SEEDS)} if tune else "recipe",
+    }
+
+
+def _side(plan: JudgePlan, arm: Arm) -> dict[str, Any]:
+    configs = {
+        scale.workload: arm.resolve(scale.workload, plan.recipe) for scale in plan.scales
+    }
+    return {
+        "label": arm.label,
+        "optimizer": arm.optimizer,
+        "keys": {workload: config.group_key for workload, config in configs.items()},
+        "hyperparameters": {name: config.hyperparameters for name, config in configs.items()},
+    }
+
+
+def identity(record: Mapping[str, Any]) -> str:
+    """Return a digest of a description; a side is identified by its `keys`."""
+    sides = [record["baseline"], *record["candidates"]]
+    rules = {name: record[name] for name in record if name not in ("baseline", "candidates")}
+    return digest({**rules, "sides": [side["keys"] for side in sides]})
+
+
+def attempts_before(plan: JudgePlan) -> int:
+    """Return the number of attempts against the baseline before this judgement."""
+    lines = read_lines(plan.root / NAME)
+    for line in lines:
+        if line["event"] == BEGUN and line["judgement"] == plan.identity:
+            return int(line["attempts_before"])
+    others = [line for line in lines if line["event"] == BEGUN and _same_baseline(line, plan.record)]
+    return sum(len(line["candidates"]) for line in others)
+
+
+def _same_baseline(line: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
+    same = line["baseline"]["optimizer"] == record["baseline"]["optimizer"]
+    return same and bool({*line["workloads"]} & {*record["workloads"]})
+
+
+def begin(plan: JudgePlan) -> None:
+    """Record that a judgement has begun, unless it is in the ledger."""
+    path = plan.root / NAME
+    lines = read_lines(path)
+    if any(line["event"] == BEGUN and line["judgement"] == plan.identity for line in lines):
+        return
+    head = {"event": BEGUN, "judgement": plan.identity, "time": time.time()}
+    repair_tail(path)
+    append_lines(path, [{**head, "attempts_before": attempts_before(plan), **plan.record}])
+
+
+def end(plan: JudgePlan, verdicts: Sequence[Verdict], problem: str) -> None:
+    """Record the verdicts of a judgement, unless the last record of it has the same ones."""
+    path = plan.root / NAME
+    outcome = {
+        "verdicts": [
+            {
+                "candidate": verdict.candidate,
+                "decision": verdict.decision,
+                "seeds": [int(seed) for seed in plan.seeds[: verdict.pairs]],
+                "e": verdict.e,
+                "threshold": verdict.threshold,
+            }
+            for verdict in verdicts
+        ],
+        "problem": problem,
+    }
+    ends = [
+        line
+        for line in read_lines(path)
+        if line["event"] == ENDED and line["judgement"] == plan.identity
+    ]
+    if ends and {name: ends[-1].get(name) for name in outcome} == outcome:
+        return
+    head = {"event": ENDED, "judgement": plan.identity, "time": time.time()}
+    append_lines(path, [{**head, **outcome}])
+
+
+def sentence(before: int, plan: JudgePlan) -> str:
+    """Return the number of attempts as a sentence."""
+    count = len(plan.candidates)
+    numbers = f"{before + 1}" if count == 1 else f"{before + 1} to {before + count}"
+    noun = "This is attempt" if count == 1 else "These are attempts"
+    earlier = f"; {counted(before, 'earlier attempt')} in {NAME}" if before else ""
+    return f"{noun} {numbers} against {plan.baseline.optimizer} on {plan.workload}{earlier}."

@@ -1,0 +1,63 @@
+"""Read the values of the options of a judgement."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from precond.hyperparameters import HyperparameterError
+from studies.harness.design.options import usable
+
+
+class Values:
+    """The values of options. Invalid values are collected in `errors`, one line each.
+
+    Args:
+        texts: The texts by name; None for an option that is absent.
+    """
+
+    def __init__(self, texts: Mapping[str, Any]) -> None:
+        self.errors: list[str] = []
+        self._texts = texts
+
+    def read(self, convert: Callable[[], Any]) -> Any:
+        """Return a value, or None if it is invalid."""
+        try:
+            return convert()
+        except HyperparameterError as error:
+            self.errors += str(error).splitlines()
+
+    def integer(self, name: str, default: int, low: int, high: int) -> int:
+        """Return the value of an option, an integer in low..high."""
+        text = self._texts.get(name)
+        if text is None:
+            return default
+        if not (text.isdecimal() and low <= int(text) <= high):
+            self._error(name, text, f"an integer in {low}..{high}")
+            return default
+        return int(text)
+
+    def number(self, name: str) -> float | None:
+        """Return the value of an option, a finite number, or None."""
+        text = self._texts.get(name)
+        if text is None:
+            return None
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            self._error(name, text, "a number")
+        return value
+
+    def choice(self, name: str, allowed: Sequence[str]) -> Any:
+        """Return the value of an option, by default the first allowed one."""
+        text = self._texts.get(name)
+        if text is not None and text not in allowed:
+            self._error(name, text, f"one of {', '.join(allowed)}")
+        return allowed[0] if text is None else text
+
+    def _error(self, name: str, text: str, rule: str) -> None:
+        shown = text if usable(text) else f'"{text}"'
+        self.errors.append(f"--{name.replace('_', '-')} = {shown}: must be {rule}")
