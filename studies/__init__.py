@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from studies.harness.command.cli import main
+    from studies.harness.command.judging import Judged, judge
     from studies.harness.command.results import Folder, Result
     from studies.harness.command.session import load, run
     from studies.harness.design.arms import Arm, grid
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "command.cli": ("main",),
+    "command.judging": ("Judged", "judge"),
     "command.results": ("Folder", "Result"),
     "command.session": ("load", "run"),
     "design.arms": ("Arm", "grid"),
@@ -57,6 +59,7 @@ __all__ = [
     "Equivalent",
     "Folder",
     "HeatmapFigure",
+    "Judged",
     "LevelFigure",
     "Norms",
     "NotWorse",
@@ -69,6 +72,7 @@ __all__ = [
     "Study",
     "TargetFigure",
     "grid",
+    "judge",
     "load",
     "main",
     "run",

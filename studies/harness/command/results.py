@@ -58,6 +58,11 @@ class Result:
         self._plans = [plan.artefact.reported(plan) for plan in plans]
         self.workloads = [plan.workload for plan in plans]
 
+    @property
+    def plans(self) -> Sequence[Plan]:
+        """The plans of the results, one for each workload."""
+        return self._plans
+
     def __getitem__(self, workload: str) -> Result:
         if workload not in self.workloads:
             raise KeyError(f"{workload}: the workloads are {', '.join(self.workloads)}")

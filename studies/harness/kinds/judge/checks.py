@@ -13,7 +13,9 @@ def check(plan: JudgePlan, budget: int) -> None:
     """Raise `HyperparameterError` with one line for each error in the sides and the target."""
     errors: list[str] = []
     labels = [arm.label for arm in plan.arms]
-    errors += [f"{label}: named twice" for label in dict.fromkeys(labels) if labels.count(label) > 1]
+    errors += [
+        f"{label}: named twice" for label in dict.fromkeys(labels) if labels.count(label) > 1
+    ]
     for scale in plan.scales:
         keys: dict[str, str] = {}
         for arm in plan.arms:
@@ -24,13 +26,19 @@ def check(plan: JudgePlan, budget: int) -> None:
                 continue
             twin = keys.setdefault(key, arm.label)
             if twin != arm.label and not budget:
-                errors.append(f"{arm.label} and {twin} are the same configuration on {scale.workload}")
+                errors.append(
+                    f"{arm.label} and {twin} are the same configuration on {scale.workload}"
+                )
     timed = any(scale.metric in scales.TIMES for scale in plan.scales)
     if timed and plan.target is None:
         headline = on_workload("test/headline", plan.scales[0].workload)
-        errors.append(f"--metric = {plan.scales[0].metric}: requires --target, a value of {headline}")
+        errors.append(
+            f"--metric = {plan.scales[0].metric}: requires --target, a value of {headline}"
+        )
     if plan.target is not None and not timed:
-        errors.append(f"--target = {plan.target:g}: only for the metrics {' and '.join(scales.TIMES)}")
+        errors.append(
+            f"--target = {plan.target:g}: only for the metrics {' and '.join(scales.TIMES)}"
+        )
     if any(scale.metric == SECONDS_TO_TARGET for scale in plan.scales) and not errors:
         errors += _unmeasured(plan, budget)
     if errors:
@@ -40,7 +48,9 @@ def check(plan: JudgePlan, budget: int) -> None:
 def _unmeasured(plan: JudgePlan, budget: int) -> list[str]:
     """Return a line for each workload on which no hardware has timed all sides."""
     if budget:
-        return [f"--metric = {SECONDS_TO_TARGET}: not available with --tune, whose values are not timed"]
+        return [
+            f"--metric = {SECONDS_TO_TARGET}: not available with --tune, whose values are not timed"
+        ]
     errors = []
     for workload, by_label in (plan.sides() or {}).items():
         measured = costs.read([*by_label.values()], plan.root)

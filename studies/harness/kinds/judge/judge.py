@@ -93,8 +93,8 @@ class Judgement(Artefact):
         return self.module("plan").inputs(plan)
 
     def reported(self, plan: Any) -> Any:
-        """Return the plan with the trials of the pairs, which are known after the tuning."""
-        return self.module("plan").with_trials(plan)
+        """Return the plan with the trials that have begun."""
+        return self.module("plan").reported(plan)
 
     def report(self, plan: Any) -> Report:
         """Write the report, and record the verdicts in the ledger."""

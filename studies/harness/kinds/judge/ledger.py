@@ -45,9 +45,7 @@ def describe(plan: JudgePlan, first_seed: int, tune: int, margin: str) -> dict[s
 
 
 def _side(plan: JudgePlan, arm: Arm) -> dict[str, Any]:
-    configs = {
-        scale.workload: arm.resolve(scale.workload, plan.recipe) for scale in plan.scales
-    }
+    configs = {scale.workload: arm.resolve(scale.workload, plan.recipe) for scale in plan.scales}
     return {
         "label": arm.label,
         "optimizer": arm.optimizer,
@@ -69,7 +67,9 @@ def attempts_before(plan: JudgePlan) -> int:
     for line in lines:
         if line["event"] == BEGUN and line["judgement"] == plan.identity:
             return int(line["attempts_before"])
-    others = [line for line in lines if line["event"] == BEGUN and _same_baseline(line, plan.record)]
+    others = [
+        line for line in lines if line["event"] == BEGUN and _same_baseline(line, plan.record)
+    ]
     return sum(len(line["candidates"]) for line in others)
 
 

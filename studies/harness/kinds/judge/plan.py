@@ -8,7 +8,6 @@ from typing import Any
 
 from precond.counts import counted
 from precond.hyperparameters import HyperparameterError
-from studies.harness.design.arms import Trial
 from studies.harness.design.options import Options
 from studies.harness.evidence import status
 from studies.harness.kinds.artefact import Work
@@ -30,9 +29,14 @@ def plans(judgement: Judgement, options: Options) -> list[JudgePlan]:
     """Return the plan of a judgement; it contains all workloads (see `Artefact.plan`)."""
     values = Values(options.extra)
     names = workloads(judgement, options)
-    candidates = [values.read(lambda text=text: sides.arm(text)) for text in sides.split(judgement.candidates)]
+    candidates = [
+        values.read(lambda text=text: sides.arm(text)) for text in sides.split(judgement.candidates)
+    ]
     baseline = values.read(lambda: sides.arm(judgement.baseline))
-    metric, margin = options.extra.get("metric") or "test/headline", options.extra.get("margin") or "0"
+    metric, margin = (
+        options.extra.get("metric") or "test/headline",
+        options.extra.get("margin") or "0",
+    )
     measured = [values.read(lambda name=name: scales.scale(metric, margin, name)) for name in names]
     combine = values.choice("combine", ("average", "product"))
     first = values.integer("first_seed", 0, 0, LARGEST_SEED)
@@ -113,13 +117,15 @@ def view(plan: JudgePlan) -> View:
         options=plan.options,
         selection=f"{', '.join(plan.labels)} vs {plan.baseline.label}",
         metric=plan.scales[0].metric,
-        trials=lambda: begun(with_trials(plan)),
+        trials=lambda: reported(plan).trials,
     )
 
 
-def begun(plan: JudgePlan) -> list[Trial]:
-    """Return the trials of a plan that have begun."""
-    return [trial for trial in plan.trials if status.has_begun(trial, plan.root)]
+def reported(plan: JudgePlan) -> JudgePlan:
+    """Return the plan with the trials that have begun."""
+    known = with_trials(plan)
+    begun = [trial for trial in known.trials if status.has_begun(trial, plan.root)]
+    return replace(known, trials=begun)
 
 
 def inputs(plan: JudgePlan) -> list[Path]:

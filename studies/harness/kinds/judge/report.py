@@ -11,4 +11,5 @@ def report(plan: JudgePlan) -> Report:
     """Return the report."""
     current = results(plan)
     lines = [f"{v.candidate}: {v.decision} {v.pairs} e={v.e:.3g}" for v in current.verdicts]
-    return Report(files=[], findings=[*lines, *current.notes, current.problem])
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    return Report(files=[], findings=[*lines, *current.notes, *current.costs, current.problem])

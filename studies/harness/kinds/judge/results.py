@@ -17,7 +17,7 @@ from studies.harness.evidence.metrics import SECONDS_TO_TARGET, higher_is_better
 from studies.harness.evidence.scale import Scale
 from studies.harness.evidence.status import LOST
 from studies.harness.evidence.targets import curves
-from studies.harness.kinds.judge import ledger, scales
+from studies.harness.kinds.judge import ledger, scales, times
 from studies.harness.kinds.judge.judge_plan import JudgePlan
 from studies.harness.statistics.times import hits
 from trainables.store import DIVERGED, FAILED, OOM
@@ -91,8 +91,15 @@ class Results:
                 fixed = next(arm for arm in self.plan.arms if arm.label == label).overrides
                 values = [f"{k}={v:g}" for k, v in trial.arm.overrides.items() if k not in fixed]
                 budget = len(self.plan.tuning[workload][label])
-                lines.append(f"{label} on {workload}: {', '.join(values)} (best of {budget} trials).")
+                lines.append(
+                    f"{label} on {workload}: {', '.join(values)} (best of {budget} trials)."
+                )
         return lines
+
+    @property
+    def costs(self) -> list[str]:
+        """The sentences on the times and the memory of the sides."""
+        return times.sentences(self.plan, self.sides, self.verdicts) if self.sides else []
 
 
 def results(plan: JudgePlan) -> Results:
@@ -133,7 +140,7 @@ def _first_lost(frame: pd.DataFrame, baseline: str) -> tuple[int, str]:
 
     Without such a trial, it is the number of all seeds and an empty text.
     """
-    rows = frame[frame["arm"] == baseline].to_dict("records")
+    rows = frame.query("arm == @baseline").to_dict("records")
     for number, row in enumerate(rows):
         if row["status"] in LOST:
             return number, f"{WORDS[row['status']]} with seed {row['seed']}"

@@ -79,7 +79,9 @@ def _from_file(path: Path) -> Arm:
     except OSError as error:
         raise HyperparameterError(f"{path}: {error.strerror}") from None
     except ValueError as error:  # that of both parsers
-        raise HyperparameterError(f"{path}: not a {path.suffix[1:].upper()} file ({error})") from None
+        raise HyperparameterError(
+            f"{path}: not a {path.suffix[1:].upper()} file ({error})"
+        ) from None
     if not isinstance(document, dict) or not isinstance(document.get("optimizer"), str):
         raise HyperparameterError(f'{path}: must contain the name of an optimizer as "optimizer"')
     unknown = [key for key in document if key not in KEYS]

@@ -1,0 +1,92 @@
+"""Judge a candidate against a baseline from Python: `studies.judge`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from studies.harness.command.results import Result
+from studies.harness.command.session import PathLike, run
+from studies.harness.kinds.judge.judge import Judgement
+
+if TYPE_CHECKING:
+    from studies.harness.evidence.judgement import Decision, Verdict
+
+
+class Judged(Result):
+    """The results of a judgement: the verdicts, and the trials as those of `studies.run`."""
+
+    @cached_property
+    def verdicts(self) -> Sequence[Verdict]:
+        """The verdict on each candidate."""
+        from studies.harness.kinds.judge.results import results
+
+        return results(self._plans[0]).verdicts
+
+    @property
+    def decision(self) -> Decision:
+        """The decision on a single candidate: better, worse, equal or inconclusive.
+
+        Raises:
+            ValueError: There are several candidates.
+        """
+        if len(self.verdicts) != 1:
+            raise ValueError(f"there are {len(self.verdicts)} candidates: use .verdicts")
+        return self.verdicts[0].decision
+
+
+def judge(
+    candidate: str | Iterable[str],
+    baseline: str,
+    *,
+    workload: str | Sequence[str] | None = None,
+    margin: float | str | None = None,
+    max_seeds: int | None = None,
+    budget: float | str | None = None,
+    metric: str | None = None,
+    target: float | None = None,
+    combine: str | None = None,
+    tune: int | None = None,
+    first_seed: int | None = None,
+    epochs: int | None = None,
+    plugins: PathLike | Sequence[PathLike] | None = None,
+    out: PathLike | None = None,
+    tracking_uri: str | None = None,
+    **options: Any,
+) -> Judged:
+    """Train pairs of seeds until a candidate is better, worse or equal, and return the verdicts.
+
+    This is the command `python -m studies judge`. The same call again trains nothing.
+
+    Args:
+        candidate: One or more sides, such as `"nysact-s:rank=5,lr=0.01"`.
+        baseline: The side to compare with, such as `"sgd"`.
+        workload: One or more workloads, which are judged together.
+        margin: The largest difference that does not matter: `"5%"` for errors and times, `"0.3pp"`
+            for percentages, a number for other metrics. Without it, no verdict is "equal".
+        max_seeds: The largest number of pairs; 30 if None.
+        budget: Seconds, or a text such as `"2h"`, after which the verdict is "inconclusive".
+        metric: The metric; the test metric of the workload if None.
+        target: The value of the test metric that a time is measured to.
+        combine: `"average"` (if None) or `"product"`, for the e-values of several workloads.
+        tune: The number of configurations with which each side is tuned first.
+        first_seed: The first seed; 0 if None.
+        epochs: The number of epochs, instead of the recipe's.
+        plugins: Python files that register optimizers or workloads.
+        out: The output folder; `$PRECOND_OUT` or `outputs` if None.
+        tracking_uri: See `studies.run`.
+        **options: Other arguments of `studies.run`.
+
+    Raises:
+        HyperparameterError: An argument is invalid. The message has one line for each error.
+        Stopped: The baseline has no result with some seed.
+        KeyboardInterrupt, StoreError: See `studies.run`.
+    """
+    given = {name: value for name, value in locals().items() if value is not None}
+    names = [candidate] if isinstance(candidate, str) else [*candidate]
+    own = {name: given[name] for name in given if name not in ("candidate", "baseline", "options")}
+    if "budget" in own:
+        own["time_budget"] = own.pop("budget")
+    judgement = Judgement(candidates=",".join(names), baseline=baseline)
+    return Judged(run(judgement, **own, **options).plans)
