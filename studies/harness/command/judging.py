@@ -85,8 +85,9 @@ def judge(
     """
     given = {name: value for name, value in locals().items() if value is not None}
     names = [candidate] if isinstance(candidate, str) else [*candidate]
-    own = {name: given[name] for name in given if name not in ("candidate", "baseline", "options")}
-    if "budget" in own:
-        own["time_budget"] = own.pop("budget")
+    sides = ("candidate", "baseline", "options")
+    arguments = {name: given[name] for name in given if name not in sides}
+    if "budget" in arguments:
+        arguments["time_budget"] = arguments.pop("budget")
     judgement = Judgement(candidates=",".join(names), baseline=baseline)
-    return Judged(run(judgement, **own, **options).plans)
+    return Judged(run(judgement, **arguments, **options).plans)

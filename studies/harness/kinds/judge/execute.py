@@ -91,7 +91,7 @@ class PairSource:
                 t for sides in self._plan.tuning.values() for part in sides.values() for t in part
             ]
             return status.missing(tuning, self._plan.root)
-        sides = 1 + len(self._results.undecided)
+        sides = 1 + len(self._results.inconclusive)
         return self._results.needed(max(1, room // (sides * len(self._plan.scales))))
 
     def _update(self) -> None:

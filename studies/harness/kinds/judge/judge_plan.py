@@ -14,8 +14,9 @@ from studies.harness.evidence.judgement import Combination
 from studies.harness.evidence.scale import Scale
 from studies.harness.evidence.status import missing
 from studies.harness.kinds.artefact import Plan
-from studies.harness.kinds.judge import ledger, tuning
+from studies.harness.kinds.judge import tuning
 from studies.harness.kinds.judge.judge import Judgement
+from trainables.config import digest
 
 MAX_LENGTH = 80
 
@@ -60,7 +61,13 @@ class JudgePlan(Plan):
     @property
     def identity(self) -> str:
         """A digest of everything that decides the verdicts, except for the number of seeds."""
-        return ledger.identity(self.record)
+        sides = [self.record["baseline"], *self.record["candidates"]]
+        rules = {
+            name: value
+            for name, value in self.record.items()
+            if name not in ("baseline", "candidates")
+        }
+        return digest({**rules, "sides": [side["keys"] for side in sides]})
 
     @property
     def folder(self) -> Path:

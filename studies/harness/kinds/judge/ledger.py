@@ -16,14 +16,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from precond.counts import counted
-from trainables.config import digest
+from studies.harness.kinds.judge.judge_plan import JudgePlan
 from trainables.files import append_lines, read_lines, repair_tail
 from trainables.recipes.tuning import SEEDS
 
 if TYPE_CHECKING:
     from studies.harness.design.arms import Arm
     from studies.harness.evidence.judgement import Verdict
-    from studies.harness.kinds.judge.judge_plan import JudgePlan
 
 NAME = "judgements.jsonl"
 BEGUN, ENDED = "begun", "ended"
@@ -52,13 +51,6 @@ def _side(plan: JudgePlan, arm: Arm) -> dict[str, Any]:
         "keys": {workload: config.group_key for workload, config in configs.items()},
         "hyperparameters": {name: config.hyperparameters for name, config in configs.items()},
     }
-
-
-def identity(record: Mapping[str, Any]) -> str:
-    """Return a digest of a description; a side is identified by its `keys`."""
-    sides = [record["baseline"], *record["candidates"]]
-    rules = {name: record[name] for name in record if name not in ("baseline", "candidates")}
-    return digest({**rules, "sides": [side["keys"] for side in sides]})
 
 
 def attempts_before(plan: JudgePlan) -> int:

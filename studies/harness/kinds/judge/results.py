@@ -44,13 +44,13 @@ class Results:
     attempts_before: int = 0
 
     @property
-    def undecided(self) -> list[str]:
+    def inconclusive(self) -> list[str]:
         """The labels of the candidates without a decision."""
         return [v.candidate for v in self.verdicts if v.decision == INCONCLUSIVE]
 
     @property
     def pairs(self) -> int:
-        """The number of pairs that all undecided candidates have; of any candidate without one."""
+        """The number of pairs that all candidates without a decision have; the largest number if all are decided."""
         pairs = [v.pairs for v in self.verdicts if v.decision == INCONCLUSIVE]
         return min(pairs) if pairs else max((v.pairs for v in self.verdicts), default=0)
 
@@ -62,7 +62,7 @@ class Results:
         return self.sides is not None and not self.needed(1)
 
     def needed(self, ahead: int) -> list[Trial]:
-        """Return the trials without a result among the next pairs of the undecided candidates.
+        """Return the trials without a result among the next pairs of the candidates without a decision.
 
         Args:
             ahead: The number of seeds whose trials are returned.
@@ -70,7 +70,7 @@ class Results:
         if self.sides is None or self.problem:
             return []
         seeds = self.plan.seeds[self.pairs : self.pairs + ahead]
-        labels = [self.plan.baseline.label, *self.undecided] if self.undecided else []
+        labels = [self.plan.baseline.label, *self.inconclusive] if self.inconclusive else []
         chosen = {
             workload: {label: by_label[label] for label in labels}
             for workload, by_label in self.sides.items()
@@ -82,9 +82,9 @@ class Results:
         """The sentences on the attempts and on the values of the sides."""
         lines = [ledger.sentence(self.attempts_before, self.plan)]
         if not self.plan.tuning:
-            own = [arm.label for arm in self.plan.arms if not arm.factors]
-            if own:
-                lines.append(f"Not tuned here: {', '.join(own)} with the values of the recipe.")
+            untuned = [arm.label for arm in self.plan.arms if not arm.factors]
+            if untuned:
+                lines.append(f"Not tuned here: {', '.join(untuned)} with the values of the recipe.")
             return lines
         for workload, by_label in (self.sides or {}).items():
             for label, trial in by_label.items():
@@ -126,7 +126,7 @@ def results(plan: JudgePlan) -> Results:
         for scale, (number, reason) in lost.items()
         if reason and number == usable
     ] + [line for scale, table in values.items() if (line := _not_positive(scale, table))]
-    waiting = bool(current.undecided) and current.pairs == usable
+    waiting = bool(current.inconclusive) and current.pairs == usable
     return replace(current, problem=problems[0]) if problems and waiting else current
 
 
