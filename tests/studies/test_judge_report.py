@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from studies.harness.command import screen
-from studies.harness.evidence.judgement import Effect, Rules, Verdict, judge
+from studies.harness.evidence.judgement import Combination, Effect, Rules, Verdict, judge
 from studies.harness.evidence.scale import Scale
 from studies.harness.report import document
 from studies.harness.report.figures import judgement as drawing
@@ -25,7 +25,7 @@ from studies.harness.report.figures.judgement import draw
 from studies.harness.report.figures.layout import arrange_texts
 from studies.harness.report.judgement import blocks, listing, rows
 from studies.harness.report.judgement_files import files, metrics, record
-from studies.harness.report.judgement_sentences import e_text, effect_text, sentence
+from studies.harness.report.judgement_sentences import e_text, effect_text, sentences
 
 MSE = Scale("digits/autoencoder", "test/mse", ratio=True)
 ACCURACY = Scale("digits/cnn", "test/accuracy", ratio=False, step=1 / 600)
@@ -63,6 +63,12 @@ def verdict(decision, effects: Sequence[Effect], e=143.0, level=0.025, attempt=1
         effects=effects,
         expected=expected,
     )
+
+
+def sentence(result: Verdict, combine: Combination = "average") -> str:
+    """Return the sentence of a single candidate."""
+    [text] = sentences([result], combine)
+    return text
 
 
 def table(seeds: int, names: Sequence[str], gain: float = 0.3) -> pd.DataFrame:
@@ -211,6 +217,13 @@ def test_e_values_are_rounded_down(value: float, text: str):
     assert e_text(value) == text
 
 
+def test_the_attempt_is_stated_for_a_single_candidate():
+    results = judge({MSE: table(2, NAMES[:2])}, NAMES[:2], "sgd", Rules(attempts_before=4))
+    assert [result.attempt for result in results] == [5, 6]
+    assert not any("attempt" in text for text in sentences(results))
+    assert "This is attempt 5 against this baseline" in sentence(results[0])
+
+
 # ---------------------------------------------------------------------- report and files
 
 
@@ -220,7 +233,7 @@ def test_report(tmp_path: Path):
     verdicts = judge({MSE: values}, NAMES[:1], "sgd", Rules())
     notes, costs = ["The ledger has 3 judgements."], ["nysact-s takes 1.3 times the time of sgd."]
     content = blocks(verdicts, notes=notes, costs=costs, pictures=["judgement"])
-    assert document.findings(content) == [*map(sentence, verdicts), *notes, *costs]
+    assert document.findings(content) == [*sentences(verdicts), *notes, *costs]
     pictures = draw(verdicts, tmp_path)
     assert [path.name for path in pictures] == [f"judgement.{s}" for s in ("pdf", "png", "svg")]
     paths = document.write(tmp_path, "Judgement", content, pictures, files(verdicts))

@@ -13,7 +13,7 @@ from studies.harness.report.judgement_sentences import (
     e_text,
     effect_text,
     noun,
-    sentence,
+    sentences,
     threshold_text,
     unit_text,
 )
@@ -41,10 +41,10 @@ def blocks(
         costs: Sentences about time and memory.
         pictures: The names of the figures.
     """
-    sentences = tuple(sentence(verdict, combine) for verdict in verdicts)
+    lines = tuple(sentences(verdicts, combine))
     content: list[Block] = [
         *([Text(problem, label="Problem", finding=True)] if problem else []),
-        *([Text("", items=sentences, finding=True)] if sentences else []),
+        *([Text("", items=lines, finding=True)] if lines else []),
         *([Text("", items=tuple(notes), finding=True)] if notes else []),
         *(Picture(name, f"Figure: {name.replace('_', ' ')}") for name in pictures),
         Heading("Results"),

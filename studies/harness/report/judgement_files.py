@@ -18,7 +18,7 @@ from studies.harness.report.judgement_sentences import (
     effect_text,
     interval,
     noun,
-    sentence,
+    sentences,
     threshold_text,
     unit_text,
 )
@@ -75,12 +75,12 @@ def record(verdicts: Sequence[Verdict], combine: Combination = "average", proble
     rows = [
         {
             **_decision(verdict),
-            "sentence": sentence(verdict, combine),
+            "sentence": text,
             "workloads": [
                 {**_effect(effect), "seeds": [*effect.seeds]} for effect in verdict.effects
             ],
         }
-        for verdict in verdicts
+        for verdict, text in zip(verdicts, sentences(verdicts, combine), strict=True)
     ]
     document = {"judgement": rows, "combine": combine, "problem": problem}
     return json.dumps(plain(document), allow_nan=False)

@@ -36,19 +36,21 @@ TIMES = {
 LARGE = 1e6  # larger e-values are shown as powers of ten
 
 
-def sentence(verdict: Verdict, combine: Combination = "average") -> str:
-    """Return a verdict in words: the decision, the effect, the evidence, and what limits them.
+def sentences(verdicts: Sequence[Verdict], combine: Combination = "average") -> list[str]:
+    """Return each verdict in words: the decision, the effect, the evidence, and what limits them.
+
+    The number of the attempt is stated for a single candidate. Several candidates are several
+    attempts, which share the correction.
 
     Args:
-        verdict: The verdict.
+        verdicts: The verdict on each candidate.
         combine: The combination of the e-values of several workloads.
     """
-    if verdict.pairs:
-        text = _decision(verdict, combine)
-    else:
-        sides = f"{verdict.candidate} has not been compared with {verdict.baseline}"
-        text = f"{sides} on {_workloads(verdict)}, because no pair of seeds has ended yet."
-    return " ".join([text, *_losses(verdict), *_signs(verdict), *_attempt(verdict)])
+    attempts = [_attempt(verdict) if len(verdicts) == 1 else [] for verdict in verdicts]
+    return [
+        " ".join([_sentence(verdict, combine), *_losses(verdict), *_signs(verdict), *attempt])
+        for verdict, attempt in zip(verdicts, attempts, strict=True)
+    ]
 
 
 def effect_text(effect: Effect) -> str:
@@ -106,6 +108,13 @@ def _workloads(verdict: Verdict) -> str:
     return names[0] if len(names) == 1 else counted(len(names), "workload")
 
 
+def _sentence(verdict: Verdict, combine: Combination) -> str:
+    if verdict.pairs:
+        return _decision(verdict, combine)
+    sides = f"{verdict.candidate} has not been compared with {verdict.baseline}"
+    return f"{sides} on {_workloads(verdict)}, because no pair of seeds has ended yet."
+
+
 def _decision(verdict: Verdict, combine: Combination) -> str:
     """Return the first sentence, with the effect on a single workload."""
     baseline, scales = verdict.baseline, [effect.scale for effect in verdict.effects]
@@ -144,8 +153,8 @@ def _expected(verdict: Verdict) -> str:
         return "One pair is not enough to predict how many more seeds are needed."
     if verdict.expected is None:
         return f"More than {MOST} paired seeds would be expected to decide it."
-    further = max(1, verdict.expected - verdict.pairs)
-    return f"About {counted(further, 'more seed', 'more seeds')} would be expected to decide it."
+    missing = max(1, verdict.expected - verdict.pairs)
+    return f"About {counted(missing, 'more seed', 'more seeds')} would be expected to decide it."
 
 
 def _losses(verdict: Verdict) -> list[str]:

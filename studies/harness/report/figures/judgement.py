@@ -57,7 +57,7 @@ def draw(verdicts: Sequence[Verdict], folder: Path) -> list[Path]:
     styles = _styles(verdicts)
     names = [_name(verdict.candidate) for verdict in verdicts]
     evidence, *others = grid[:, 0]
-    draw_effects = judgement_effects.by_seed if by_seed else judgement_effects.by_candidate
+    draw_effects = judgement_effects.draw_seeds if by_seed else judgement_effects.draw_candidates
     for i, axes in enumerate(others):
         effects = [verdict.effects[i] for verdict in verdicts]
         draw_effects(axes, effects, names, [color for color, _ in styles])

@@ -28,7 +28,7 @@ MEAN: Any = {"marker": "D", "linestyle": "", "markersize": 4, "markeredgecolor":
 BEST_EDGE, WORST_EDGE = 0.03, 0.97  # of trials without a result, if larger effects are worse
 
 
-def by_seed(
+def draw_seeds(
     axes: Axes, effects: Sequence[Effect], names: Sequence[str], colors: Sequence[str]
 ) -> None:
     """Draw the effects over the pairs of seeds, with the confidence sequences as bands."""
@@ -50,7 +50,7 @@ def by_seed(
     axes.set_xlabel("pairs of seeds")
 
 
-def by_candidate(
+def draw_candidates(
     axes: Axes, effects: Sequence[Effect], names: Sequence[str], colors: Sequence[str]
 ) -> None:
     """Draw a row for each candidate: the effects on the seeds, their mean and its interval."""
