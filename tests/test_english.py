@@ -111,7 +111,7 @@ def test_the_words_are_those_of_the_field():
 
 
 def test_no_file_is_cited_that_the_repository_does_not_have():
-    written = ("report.md",)  # by a study
+    written = ("report.md", "row.md")  # by a study or a judgement
     sources = [path for path in FILES if not path.is_relative_to(ROOT / "tests")]
     check(
         lambda path: [line for line in dead_references(path) if not line.endswith(written)], sources

@@ -129,7 +129,9 @@ def table(listing: Listing) -> Table:
     for i, name in enumerate(listing.header):
         style = "dim" if i in listing.muted else "yellow" if i in listing.warnings else None
         text = i in listing.text
-        drawn.add_column(name, justify="left" if text else "right", no_wrap=not text, style=style)
+        # A name that is longer than its column continues on the next line.
+        look: Any = {"justify": "left" if text else "right", "overflow": "fold", "style": style}
+        drawn.add_column(name, no_wrap=not text, **look)
     for i, row in enumerate(listing.rows):
         # Escape brackets, because rich would parse an interval such as [0.9, 1.1] as a style.
         cells = [cell.replace("[", "\\[") for cell in row]

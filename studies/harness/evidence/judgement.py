@@ -46,6 +46,8 @@ class Effect(NamedTuple):
             `Verdict.level`.
         high: [seeds] The upper end.
         first_sign: The index of the first gain that is judged by its sign.
+        values: [seeds, 2] The values of the candidate and of the baseline; infinite without a
+            result.
     """
 
     scale: Scale
@@ -56,11 +58,17 @@ class Effect(NamedTuple):
     low: np.ndarray
     high: np.ndarray
     first_sign: int
+    values: np.ndarray
+
+    @property
+    def complete(self) -> np.ndarray:
+        """[seeds] True if both sides have a result."""
+        return np.all(np.isfinite(self.values), axis=1)
 
     @property
     def mean(self) -> float:
-        """The mean of the finite gains; nan without one."""
-        return _mean(self.gains)
+        """The mean gain over the seeds with a result of both sides; nan without one."""
+        return _mean(self.gains[self.complete])
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -253,6 +261,7 @@ class _Track:
             low=low,
             high=high,
             first_sign=first_sign(gains, scale.step),
+            values=np.stack([candidate, baseline], axis=1),
         )
 
 

@@ -39,3 +39,10 @@ class Scale(NamedTuple):
             elif not higher_is_better(self.metric):
                 first, second = -first, -second
             return np.where(first == second, 0.0, first - second)
+
+    def effects(self, gains: np.ndarray) -> np.ndarray:
+        """Return gains as candidate / baseline, or as candidate - baseline, of any shape."""
+        if self.ratio:
+            with np.errstate(over="ignore"):
+                return np.exp(-gains)
+        return gains if higher_is_better(self.metric) else -gains

@@ -52,7 +52,7 @@ def records(decisions: Sequence[Decision]) -> list[dict[str, Any]]:
     ]
     rows = []
     for decision in decisions:
-        values = {name: _plain(getattr(decision, name)) for name in names}
+        values = {name: plain(getattr(decision, name)) for name in names}
         rows.append({"claim": decision.text, "sentence": sentence(decision, family), **values})
     return rows
 
@@ -73,7 +73,12 @@ def _tested(decisions: Sequence[Decision]) -> list[Decision]:
     return [decision for decision in decisions if decision.verdict != NOT_TESTED]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a document for JSON: None stands for each nan and each infinite number."""
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [plain(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

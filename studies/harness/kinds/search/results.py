@@ -160,16 +160,7 @@ def to_json(results: SearchResults) -> str:
     plan = results.plan
     identity = {"search": plan.artefact.name, "workload": plan.workload, "score": plan.score}
     decisions = claims.records(results.decisions)
-    return json.dumps({**identity, "claims": decisions, "optimizers": _finite(records)})
-
-
-def _finite(value: Any) -> Any:
-    """Replace nan by None, because JSON has no nan."""
-    if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.dumps({**identity, "claims": decisions, "optimizers": claims.plain(records)})
 
 
 def proposals_table(results: SearchResults) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -106,8 +106,8 @@ class _Plain(LogFormatter):
         return f"{x:g}" if super().__call__(x, pos) else ""
 
 
-def set_logarithmic(axes: Axes, values: Iterable[float]) -> bool:
-    """Make the vertical axis logarithmic if the finite values are positive and span a decade.
+def set_logarithmic(axes: Axes, values: Iterable[float], name: Literal["x", "y"] = "y") -> bool:
+    """Make an axis logarithmic if the finite values are positive and span a decade.
 
     Returns:
         True if the axis is logarithmic; its range then contains the finite values.
@@ -115,11 +115,14 @@ def set_logarithmic(axes: Axes, values: Iterable[float]) -> bool:
     finite = [value for value in values if math.isfinite(value)]
     if not finite or min(finite) <= 0 or max(finite) < DECADE * min(finite):
         return False
-    axes.set_yscale("log")
-    axes.set_ylim(min(finite) / 1.3, 1.3 * max(finite))
-    axes.yaxis.set_major_formatter(_Plain())
+    limits = (min(finite) / 1.3, 1.3 * max(finite))
+    axes.set(**{f"{name}scale": "log", f"{name}lim": limits})
+    axis = axes.xaxis if name == "x" else axes.yaxis
+    axis.set_major_formatter(_Plain())
     # Ticks between the powers of ten have labels if the axis has fewer than two of them.
-    axes.yaxis.set_minor_formatter(_Plain(minor_thresholds=(2, 0.6)))
+    # Beside each other, labels need more room than above each other.
+    thresholds = (1.3, 0.4) if name == "x" else (2, 0.6)
+    axis.set_minor_formatter(_Plain(minor_thresholds=thresholds))
     return True
 
 
