@@ -101,6 +101,8 @@ def test_without_a_difference_all_seeds_are_used(tmp_path: Path):
     current = run(plan(tmp_path, max_seeds=12), similar)
     assert decisions(current) == ["inconclusive"] and current.verdicts[0].pairs == 12
     assert current.done and decision_code(current.verdicts) == 12
+    [(command, _)] = current.plan.artefact.next_steps(current.plan)
+    assert command == "the same command with --max-seeds 24"
     assert decisions(run(plan(tmp_path, max_seeds=12, margin="50%"), similar)) == ["equal"]
 
 

@@ -108,3 +108,11 @@ class Judgement(Artefact):
     def program(self, workload: str) -> list[str]:
         """Return the command of the judgement."""
         return ["-m", "studies", NAME, self.candidates, self.baseline]
+
+    def next_steps(self, plan: Any) -> list[tuple[str, str]]:
+        """Return the command that adds seeds, if all seeds were used without a decision."""
+        current = self.module("results").results(plan)
+        if not current.inconclusive or current.problem or current.pairs < len(plan.seeds):
+            return []
+        more = f"the same command with --max-seeds {2 * len(plan.seeds)}"
+        return [(more, "adds pairs of seeds; the decision stays valid")]
