@@ -39,7 +39,8 @@ class GraftedShampoo(Hyperparameters):
         weight_decay: Each step shrinks the weights by the factor 1 - lr x weight_decay.
         interval: Steps between the computations of the roots.
         graft: The method whose direction determines the norm.
-        block_size: Larger dimensions are split into blocks of at most this size.
+        block_size: Larger dimensions are split into blocks of at most this size. Parameters with at
+            most this number of elements follow the method of graft alone.
     """
 
     lr: float | Tensor = learning_rate(0.1)
@@ -55,8 +56,8 @@ CARD = Card(
     paper="Anil et al. 2020",
     cost="2op(o+p) + ~22(o^3+p^3)/interval + 2op(o+p)",
     memory="2(o^2+p^2) + op",
-    deviations="as in pytorch-optimizer: Nesterov's momentum; until the first roots, the method of "
-    "graft alone",
+    deviations="as in pytorch-optimizer: Nesterov's momentum; the method of graft alone until the "
+    "first roots, and for parameters with at most block_size elements",
     unsupported=NO_COMPLEX,
 )
 

@@ -26,7 +26,7 @@ class Net(nn.Module):
         self.embedding = nn.Embedding(5, 4)
         self.conv = nn.Conv2d(1, 2, 3, padding=1)
         self.norm = nn.LayerNorm(8)
-        self.head = nn.Linear(8, 3)
+        self.head = nn.Linear(8, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         image = self.embedding(x).view(-1, 1, 2, 2)
@@ -42,7 +42,7 @@ def set_gradients(model: nn.Module, number: int) -> None:
     model.zero_grad()
     generator = torch.Generator().manual_seed(number)
     x = torch.randint(5, (6,), generator=generator)
-    F.cross_entropy(model(x), torch.randint(3, (6,), generator=generator)).backward()
+    F.cross_entropy(model(x), torch.randint(4, (6,), generator=generator)).backward()
 
 
 EXPECTED = {
@@ -53,6 +53,7 @@ EXPECTED = {
     "shampoo-graft": lambda params: package.ScalableShampoo(
         params,
         lr=0.1,
+        block_size=4,
         start_preconditioning_step=1,
         preconditioning_compute_steps=2,
         decoupled_weight_decay=True,
@@ -61,7 +62,11 @@ EXPECTED = {
     ),
     "soap": lambda params: package.SOAP(params, precondition_frequency=2),
 }
-OPTIONS = {"soap": {"interval": 2}, "shampoo-graft": {"interval": 2, "graft": "adagrad"}}
+OPTIONS = {
+    "soap": {"interval": 2},
+    # The package preconditions only weights with more elements than a block.
+    "shampoo-graft": {"interval": 2, "graft": "adagrad", "block_size": 4},
+}
 
 
 @pytest.mark.parametrize("name", EXPECTED)

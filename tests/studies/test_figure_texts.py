@@ -26,6 +26,7 @@ from studies.harness.kinds.study.figures import CurveFigure, LevelFigure
 from studies.harness.kinds.study.study import Study
 from studies.harness.report.figures import curves, means, style
 from studies.harness.report.figures.layout import arrange_texts, legend
+from trainables.store import COMPLETED, DIVERGED
 
 LONG = "an-optimizer-of-a-plugin-with-a-very-long-name-number"
 NAMES = [f"{LONG}-{i}" for i in range(14)]
@@ -231,6 +232,24 @@ def test_figure_of_levels_marks_a_wide_interval(
     monkeypatch.setattr("studies.harness.report.figures.levels.mark_ends", record)
     paths = folders.draw(tmp_path, write(study, noisy), study)
     assert len(marked) == 1 and means.BEYOND in paths[2].read_text()
+
+
+def test_level_with_diverged_trials_and_a_mean_beyond_the_axis_has_one_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def is_low(trial: Trial) -> bool:
+        return trial.arm.overrides["rank"] == 5
+
+    study = replace(folders.STUDY, arms=grid("nysact-s", rank=[5, 10, 20, 40]), claims=[])
+    monkeypatch.setattr(folders, "accuracy", lambda trial, _: 0.1 if is_low(trial) else 0.9)
+    trials = folders.planned(3, epochs=3, arms=study.arms)
+    for trial in trials:
+        lost = is_low(trial) and trial.config.seed == 0
+        folders.write_trial(tmp_path, trial, status=DIVERGED if lost else COMPLETED)
+    texts: list[str] = []
+    monkeypatch.setattr(Axes, "annotate", lambda self, text, *_, **__: texts.append(text))
+    folders.draw(tmp_path, trials, study)
+    assert texts == ["1 of 3\ndiverged\nmean 10%"]
 
 
 # ---------------------------------------------------------------------- names

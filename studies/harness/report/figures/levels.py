@@ -204,34 +204,33 @@ def _mark_at_edge(
     """Mark an arm at the end of the vertical axis where the values are worst.
 
     A cross marks trials without a result, with their number. An arrow marks a mean beyond the axis,
-    with its value.
+    with its value. An arm with both has a cross, with both texts.
 
     Args:
         axes: The panel.
         x: The position of the level.
         arm: The arm.
         metric: The metric.
-        color: The colour of the marks.
+        color: The colour of the mark.
         row: The number of the line, so that the marks of several lines are above each other.
         crowded: True if there is no room for the status beside the number.
     """
     higher = higher_is_better(metric)
     y = 0.05 + ROW * row if higher else 0.95 - ROW * row
-    marks = []
+    marker, label, texts = "v" if higher else "^", "mean beyond the axis", []
     if lost := _lost(arm):
-        status = "" if crowded or len(lost) > 1 else f"\n{' '.join(lost)}"
-        text = f"{sum(lost.values())} of {arm['planned']}{status}"
-        marks.append(("x", text, f"trials that {ENDINGS}"))
+        marker, label = "x", f"trials that {ENDINGS}"
+        status = [] if crowded or len(lost) > 1 else [" ".join(lost)]
+        texts = [f"{sum(lost.values())} of {arm['planned']}", *status]
     if arm["n"] and not bands.is_visible(axes, arm, metric):
-        text = bands.short(arm["mean"], metric)
-        marks.append(("v" if higher else "^", text, "mean beyond the axis"))
-    for column, (marker, text, label) in enumerate(marks):
-        edge = _moved(axes, column * 26 / 72, axes.get_xaxis_transform())
+        texts.append(f"{'mean ' if lost else ''}{bands.short(arm['mean'], metric)}")
+    if texts:
+        edge = axes.get_xaxis_transform()
         look = {"color": color, "transform": edge, "clip_on": False}
         axes.plot([x], [y], marker, markersize=5, linestyle="", label=label, **look)
         font = {"color": color, "fontsize": 7, "ha": "center", "linespacing": 1, "bbox": BOX}
         shift, side = (4, "bottom") if higher else (-4, "top")
-        axes.annotate(text, (x, y), (0, shift), edge, "offset points", va=side, **font)
+        axes.annotate("\n".join(texts), (x, y), (0, shift), edge, "offset points", va=side, **font)
 
 
 def _moved(axes: Any, inches: float, coordinates: Any = None) -> Any:
