@@ -16,12 +16,24 @@ from tests.composed import COMPOSED
 from tests.precond.behaviours import BEHAVIOURS, CONTROLS, NAMES, Subject
 from tests.precond.behaviours.faults import FAULTS
 from tests.precond.behaviours.refusals import LIST, MODE_OF, REFUSALS, WORDS_FOR
+from tests.precond.behaviours.schedulers import SIMILAR, behaviour_of
 
 ERRORS = (ValueError, TypeError, RuntimeError)
+# One optimizer for each kind of step, for the behaviours of similar schedulers.
+KINDS = (
+    *("sgd", "nysact-s", "steve", "kbfgs", "sketchysgd", "mfac", "soap", "schedulefree-adamw"),
+    *("muon", "kfac+orthogonal"),
+)
+FEW = {behaviour_of(scheduler) for scheduler in SIMILAR}
+CASES = [
+    (name, behaviour)
+    for name in (*CONTROLS, *NAMES)
+    for behaviour in BEHAVIOURS
+    if behaviour not in FEW or name in CONTROLS or name in KINDS
+]
 
 
-@pytest.mark.parametrize("behaviour", BEHAVIOURS)
-@pytest.mark.parametrize("name", [*CONTROLS, *NAMES])
+@pytest.mark.parametrize(("name", "behaviour"), CASES)
 def test_optimizers_behave_like_those_of_torch(name, behaviour):
     subject, refusal = Subject(name), REFUSALS.get((name, behaviour))
     if refusal is None:

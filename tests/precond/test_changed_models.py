@@ -25,7 +25,7 @@ NAMES = [
 ]
 SETTINGS = {
     **{"weight_decay": 0.0, "rank": 3, "cov_interval": 2, "inv_interval": 4, "basis_interval": 4},
-    **{"damping": 0.3},
+    **{"damping": 0.3, "window": 4, "memory": 3},
 }
 Weights = dict[str, Tensor]
 

@@ -27,7 +27,10 @@ NAMES = [
 ]
 NAMES += COMPOSED
 OURS = [name for name in NAMES if name not in ("sgd", "adam", "adamw")]
-INTERVALS = {"cov_interval": 2, "inv_interval": 4, "basis_interval": 3, "interval": 2, "rank": 3}
+INTERVALS = {
+    **{"cov_interval": 2, "inv_interval": 4, "basis_interval": 3, "interval": 2},
+    **{"rank": 3, "window": 4, "memory": 3},
+}
 
 
 class Net(nn.Module):

@@ -26,7 +26,7 @@ SCALABLE = [name for name in NAMES if "GradScaler" not in REGISTRY[name].card.un
 OUTPUT_METHODS = ["kfac", "eva", "ekfac", "steve"]  # they use output gradients
 SETTINGS = {
     **{"weight_decay": 0.0, "rank": 4, "cov_interval": 2, "inv_interval": 4, "basis_interval": 3},
-    **{"damping": 0.1},
+    **{"damping": 0.1, "window": 4, "memory": 3},
 }
 STEPS = 6
 

@@ -40,7 +40,7 @@ STEPS = 6
 ONE_REFRESH = ("kbfgs", "kbfgs-l")  # later, their factors are updated without a factorisation
 SETTINGS = {
     **{"cov_interval": 2, "inv_interval": 4, "basis_interval": 4, "interval": 4},
-    **{"rank": 4, "damping": 0.3, "window": 4},
+    **{"rank": 4, "damping": 0.3, "window": 4, "memory": 3},
 }
 
 

@@ -27,7 +27,10 @@ with warnings.catch_warnings():
     lightning = pytest.importorskip("lightning")
 
 NAMES = [n for n, entry in REGISTRY.items() if not entry.package or find_spec(entry.package)]
-INTERVALS = {"cov_interval": 1, "inv_interval": 2, "basis_interval": 2, "interval": 2, "rank": 2}
+INTERVALS = {
+    **{"cov_interval": 1, "inv_interval": 2, "basis_interval": 2, "interval": 2},
+    **{"rank": 2, "window": 4, "memory": 3},
+}
 EPOCHS, CLIP = 2, 0.4
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),

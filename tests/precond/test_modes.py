@@ -34,7 +34,7 @@ NAMES += COMPOSED
 # With short intervals, a few steps include all kinds of steps.
 SHORT = {
     **{"cov_interval": 2, "inv_interval": 4, "basis_interval": 3, "interval": 3},
-    **{"rank": 4, "damping": 0.3, "window": 4},
+    **{"rank": 4, "damping": 0.3, "window": 4, "memory": 3},
 }
 LEARNING_RATES = {"mfac": 0.1}  # where the default is too small for the damping of `SHORT`
 STEPS = 7

@@ -30,7 +30,10 @@ OURS = [
     if name not in ("sgd", "adam", "adamw") and (not entry.package or find_spec(entry.package))
 ]
 LAYERWISE = [name for name in OURS if hasattr(REGISTRY[name].optimizer, "algorithm_type")]
-INTERVALS = {"cov_interval": 1, "inv_interval": 2, "basis_interval": 2, "interval": 2, "rank": 2}
+INTERVALS = {
+    **{"cov_interval": 1, "inv_interval": 2, "basis_interval": 2, "interval": 2},
+    **{"rank": 2, "window": 4, "memory": 3},
+}
 
 
 class Delegating:

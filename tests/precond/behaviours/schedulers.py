@@ -55,6 +55,14 @@ SCHEDULERS: dict[str, Callable[[Optimizer, float], Any]] = {
     "SWALR": lambda o, lr: SWALR(o, swa_lr=lr / 10, anneal_epochs=5),
 }
 
+# These schedulers only set the learning rates, as LambdaLR and CosineAnnealingLR do. They are
+# tested with one optimizer for each kind of step, and the others with every optimizer.
+SIMILAR = (
+    *("StepLR", "MultiStepLR", "ConstantLR", "LinearLR", "ExponentialLR", "MultiplicativeLR"),
+    *("PolynomialLR", "CosineAnnealingWarmRestarts", "CyclicLR", "OneCycleLR_without_momentum"),
+    "ChainedScheduler",
+)
+
 
 def values(optimizer: Optimizer) -> tuple[float, Any]:
     """Return the learning rate of the first group, and its momentum or first beta."""
@@ -113,11 +121,16 @@ def train_with(subject: Subject, name: str) -> None:
     assert_equal(weights(models[1]), weights(models[0]))
 
 
+def behaviour_of(name: str) -> str:
+    """Return the name of the behaviour of a scheduler."""
+    return f"the_loss_falls_with_{name}"
+
+
 def _register(name: str) -> None:
     def trains(subject: Subject) -> None:
         train_with(subject, name)
 
-    trains.__name__ = f"the_loss_falls_with_{name}"
+    trains.__name__ = behaviour_of(name)
     behaviour(trains)
 
 
