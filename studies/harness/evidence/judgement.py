@@ -157,17 +157,17 @@ def judge(
     decided: dict[str, tuple[Decision, int, float]] = {}
     level = error / len(candidates)
     for n in range(1, 1 + max(track.pairs for track in tracks.values())):
-        undecided = [name for name in candidates if name not in decided]
-        if not undecided or any(tracks[name].pairs < n for name in undecided):
+        open_names = [name for name in candidates if name not in decided]
+        if not open_names or any(tracks[name].pairs < n for name in open_names):
             break
-        for name in sorted(undecided, key=lambda name: tracks[name].evidence.p[n - 1]):
+        for name in sorted(open_names, key=lambda name: tracks[name].evidence.p[n - 1]):
             decision = tracks[name].decision(n, level)
             if decision != INCONCLUSIVE:
                 decided[name] = (decision, n, level)
                 level = error / max(1, len(candidates) - holm * len(decided))
-    undecided_yet = (INCONCLUSIVE, None, level)
+    pending = (INCONCLUSIVE, None, level)
     return [
-        tracks[name].verdict(*decided.get(name, undecided_yet), rules.attempts_before + place)
+        tracks[name].verdict(*decided.get(name, pending), rules.attempts_before + place)
         for place, name in enumerate(candidates, 1)
     ]
 
