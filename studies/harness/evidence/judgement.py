@@ -19,12 +19,14 @@ import pandas as pd
 from studies.harness.evidence.scale import Scale
 from studies.harness.statistics.paired import ALPHA
 from studies.harness.statistics.sequential import (
+    LARGEST,
     Evidence,
     confidence_sequence,
     equivalence_p,
     evidence,
+    first_below,
     first_sign,
-    seeds_expected,
+    repeated,
     share_of_error,
 )
 
@@ -144,8 +146,10 @@ def judge(
 ) -> list[Verdict]:
     """Return a verdict on each candidate.
 
-    After each seed, the candidates without a decision are tested together: against 0 by Holm's
-    method, and for equality by Bonferroni's.
+    After each seed, the candidates without a decision are tested together. Without a margin, the
+    error is divided among them by Holm's method, because only a candidate without a difference can
+    be called different falsely. With a margin, any candidate can be called equal falsely, so the
+    error is divided by the number of all candidates (Bonferroni's method).
 
     Args:
         tables: The values on each workload: a row for each seed in the order of the judgement, a
@@ -156,26 +160,22 @@ def judge(
         rules: The rules.
     """
     error = ALPHA * share_of_error(rules.attempts_before, len(candidates))
+    holm = not any(scale.margin for scale in tables)
     tracks = {name: _Track.read(tables, name, baseline, rules.combine) for name in candidates}
     decided: dict[str, tuple[Decision, int, float]] = {}
+    level = error / len(candidates)
     for n in range(1, 1 + max(track.pairs for track in tracks.values())):
-        undecided = [name for name in candidates if name not in decided]
-        if not undecided or any(tracks[name].pairs < n for name in undecided):
+        open_names = [name for name in candidates if name not in decided]
+        if not open_names or any(tracks[name].pairs < n for name in open_names):
             break
-        rejected = sum(decision != EQUAL for decision, *_ in decided.values())
-        for name in sorted(undecided, key=lambda name: tracks[name].evidence.p[n - 1]):
-            level = error / (len(candidates) - rejected)
-            if tracks[name].evidence.p[n - 1] > level:
-                break
-            decided[name] = (tracks[name].direction(n), n, level)
-            rejected += 1
-        for name in [name for name in undecided if name not in decided]:
-            if tracks[name].equality[n - 1] <= error / len(candidates):
-                decided[name] = (EQUAL, n, error / len(candidates))
-    rejected = sum(decision != EQUAL for decision, *_ in decided.values())
-    going_on = (INCONCLUSIVE, None, error / max(1, len(candidates) - rejected))
+        for name in sorted(open_names, key=lambda name: tracks[name].evidence.p[n - 1]):
+            decision = tracks[name].decision(n, level)
+            if decision != INCONCLUSIVE:
+                decided[name] = (decision, n, level)
+                level = error / max(1, len(candidates) - holm * len(decided))
+    pending = (INCONCLUSIVE, None, level)
     return [
-        tracks[name].verdict(*decided.get(name, going_on), rules.attempts_before + place)
+        tracks[name].verdict(*decided.get(name, pending), rules.attempts_before + place)
         for place, name in enumerate(candidates, 1)
     ]
 
@@ -189,12 +189,14 @@ class _Track:
         tables: The values of both on each workload, for these pairs.
         evidence: The e-processes of the gains, combined over the workloads.
         equality: [pairs] The p-values of equality on all workloads.
+        combine: The combination of the e-values.
     """
 
     names: tuple[str, str]
     tables: Mapping[Scale, pd.DataFrame]
     evidence: Evidence
     equality: np.ndarray
+    combine: Combination
 
     @classmethod
     def read(
@@ -211,14 +213,13 @@ class _Track:
         cut = {scale: table[[*names]].iloc[:pairs] for scale, table in tables.items()}
         gains = {scale: scale.gains(*_values(table, names).T) for scale, table in cut.items()}
         parts = [evidence(values, scale.step) for scale, values in gains.items()]
-        joined = np.mean if combine == "average" else np.prod
-        combined = Evidence(*(joined(sides, axis=0) for sides in zip(*parts, strict=True)))
         equal = [equivalence_p(values, scale.margin, scale.step) for scale, values in gains.items()]
         return cls(
             names=names,
             tables=cut,
-            evidence=combined,
+            evidence=_combined(parts, combine),
             equality=np.max(equal, axis=0),
+            combine=combine,
         )
 
     @property
@@ -226,8 +227,10 @@ class _Track:
         """The number of pairs."""
         return len(self.equality)
 
-    def direction(self, n: int) -> Decision:
-        """Return the decision that the largest e-value of the first n pairs supports."""
+    def decision(self, n: int, level: float) -> Decision:
+        """Return the decision after the first n pairs, if the largest p-value is the level."""
+        if self.evidence.p[n - 1] > level:
+            return EQUAL if self.equality[n - 1] <= level else INCONCLUSIVE
         place = int(self.evidence.two_sided[:n].argmax())
         return BETTER if self.evidence.greater[place] > self.evidence.less[place] else WORSE
 
@@ -245,7 +248,9 @@ class _Track:
             level=level,
             e_values=self.evidence.two_sided[:pairs],
             effects=effects,
-            expected=_expected(effects, level) if decision == INCONCLUSIVE else None,
+            expected=(
+                _expected(effects, level, self.combine) if decision == INCONCLUSIVE else None
+            ),
         )
 
     def _effect(self, scale: Scale, table: pd.DataFrame, level: float) -> Effect:
@@ -276,11 +281,25 @@ def _mean(values: np.ndarray) -> float:
     return float(finite.mean()) if len(finite) else math.nan
 
 
-def _expected(effects: Sequence[Effect], level: float) -> int | None:
-    """Return the number of pairs after which some workload alone is expected to decide."""
-    numbers = [
-        seeds_expected(effect.gains, level, effect.scale.margin, effect.scale.step)
-        for effect in effects
-        if len(effect.gains) >= 2
-    ]
-    return min((number for number in numbers if number), default=None)
+def _combined(parts: Sequence[Evidence], combine: Combination) -> Evidence:
+    """Return the e-processes of several workloads as one, at most `LARGEST`."""
+    join = np.mean if combine == "average" else np.prod
+    with np.errstate(over="ignore"):
+        sides = [join(side, axis=0) for side in zip(*parts, strict=True)]
+    return Evidence(*(np.minimum(side, LARGEST) for side in sides))
+
+
+def _expected(effects: Sequence[Effect], level: float, combine: Combination) -> int | None:
+    """Return the number of pairs after which a decision is expected, as `seeds_expected` does."""
+    if any(len(effect.gains) < 2 for effect in effects):
+        return None
+    p = _combined([repeated(effect.gains, effect.scale.step) for effect in effects], combine).p
+    if all(effect.scale.margin for effect in effects):
+        equal = [
+            repeated(
+                effect.gains, effect.scale.step, effect.scale.margin * np.array([[-1.0], [1.0]])
+            ).p.max(axis=0)
+            for effect in effects
+        ]
+        p = np.minimum(p, np.max(equal, axis=0))
+    return first_below(p, level)

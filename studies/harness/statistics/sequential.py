@@ -14,10 +14,13 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special, stats
 
+from studies.harness.statistics.paired import ROUNDING
+
 PRIOR = 4.0  # the variance of the half-normal prior of the effect, which is mean / SD of the gains
 PILOT = 8  # the number of gains from which their skewness and their grid are tested
 SKEWED = 0.02  # the p-value below which gains are skewed
-SHIFTS = 2000  # the number of shifts that are tested for each end of a confidence sequence
+SHIFTS = 500  # the number of shifts that are tested for each end of a confidence sequence
+HALVINGS = 40  # the number of halvings that make such an end exact
 LARGEST = 1e300  # the largest e-value; a float cannot represent those of many seeds
 MOST = 1000  # the largest number of seeds that is expected
 
@@ -93,7 +96,8 @@ def sign_process(gains: np.ndarray) -> np.ndarray:
     losses = np.cumsum(gains < 0, axis=-1) + 0.5
     mixture = special.betaln(wins, losses) - special.betaln(0.5, 0.5)
     above = special.betainc(losses, wins, 0.5)  # the probability of more than 1/2
-    return 2 * np.exp(mixture + (wins + losses - 1) * np.log(2)) * above
+    log_e = mixture + (wins + losses - 1) * np.log(2)
+    return 2 * np.exp(np.minimum(log_e, np.log(LARGEST))) * above
 
 
 # ---------------------------------------------------------------------- judgements
@@ -143,7 +147,7 @@ def evidence(
     for side in (shifted, -shifted):
         before = t_process(side[..., :first], step)
         last = before[..., -1:] if first else np.ones((*before.shape[:-1], 1))
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore"):  # the product of two large e-values
             after = np.minimum(last * sign_process(side[..., first:]), LARGEST)
         sides.append(np.concatenate([before, after], axis=-1))
     return Evidence(*sides)
@@ -160,7 +164,9 @@ def first_sign(gains: np.ndarray, step: float = 0.0) -> int:
     end = int(failures[0]) if len(failures) else len(gains)
     for n in range(PILOT, end):
         spread = float(gains[:n].std(ddof=1))
-        if spread > 0 and (spread < step or stats.skewtest(gains[:n]).pvalue < SKEWED):
+        if spread <= ROUNDING * np.abs(gains[:n]).max():  # constant gains have no skewness
+            continue
+        if spread < step or stats.skewtest(gains[:n]).pvalue < SKEWED:
             return n
     return end
 
@@ -179,7 +185,7 @@ def confidence_sequence(
         level: The probability of an error.
         step: As for `evidence`.
     """
-    finite = gains[np.isfinite(gains)]
+    first, finite = first_sign(gains, step), gains[np.isfinite(gains)]
     low, high = np.full(len(gains), -np.inf), np.full(len(gains), np.inf)
     if not len(finite):
         return low, high
@@ -187,12 +193,18 @@ def confidence_sequence(
     distances = np.concatenate([[0.0], scale * np.geomspace(1e-5, 1e3, SHIFTS)])
     for sign, ends in ((-1, low), (1, high)):
         shifts = float(np.median(finite)) + sign * distances
-        p = evidence(gains, step, shifts[:, None]).p
-        for n in range(len(gains)):
-            inside = np.flatnonzero(p[:, n] > level)
-            next_outside = int(inside[-1]) + 1 if len(inside) else 0
-            if next_outside < len(shifts):
-                ends[n] = shifts[next_outside]
+        outside = evidence(gains, step, shifts[:, None], first).p <= level
+        # For each seed, the first of the shifts that are all outside; SHIFTS + 1 without one.
+        place = len(shifts) - np.logical_and.accumulate(outside[::-1]).sum(axis=0)
+        bounded = place < len(shifts)
+        inside, beyond = shifts[np.maximum(place[bounded] - 1, 0)], shifts[place[bounded]]
+        for _ in range(HALVINGS):
+            middle = (inside + beyond) / 2
+            p = evidence(gains, step, middle[:, None], first).p[:, bounded]
+            excluded = np.diagonal(p) <= level
+            inside = np.where(excluded, inside, middle)
+            beyond = np.where(excluded, middle, beyond)
+        ends[bounded] = beyond
     return low, high
 
 
@@ -230,13 +242,24 @@ def seeds_expected(
         margin: The margin of `equivalence_p`.
         step: As for `evidence`.
     """
-    first = first_sign(gains, step)
-    repeated = np.tile(gains, -(-MOST // len(gains)))[:MOST]
-    if first == len(gains):  # the t statistic has been suitable for all gains
-        first = MOST
-    p = evidence(repeated, step, first=first).p
+    p = repeated(gains, step).p
     if margin:
         limits = np.array([[-margin], [margin]])
-        p = np.minimum(p, evidence(repeated, step, limits, first).p.max(axis=0))
+        p = np.minimum(p, repeated(gains, step, limits).p.max(axis=0))
+    return first_below(p, level)
+
+
+def repeated(gains: np.ndarray, step: float, shift: float | np.ndarray = 0.0) -> Evidence:
+    """Return the `evidence` of `MOST` gains that repeat the n observed gains in their order.
+
+    If all observed gains are judged by the t statistic, the repeated gains are, too.
+    """
+    first = first_sign(gains, step)
+    tiled = np.tile(gains, -(-MOST // len(gains)))[:MOST]
+    return evidence(tiled, step, shift, MOST if first == len(gains) else first)
+
+
+def first_below(p: np.ndarray, level: float) -> int | None:
+    """Return the number of seeds after which p is at most the level: [n]; None without one."""
     reached = np.flatnonzero(p <= level)
     return int(reached[0]) + 1 if len(reached) else None
