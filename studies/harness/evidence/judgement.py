@@ -27,6 +27,7 @@ from studies.harness.statistics.sequential import (
     first_below,
     first_sign,
     repeated,
+    repeated_equivalence_p,
     share_of_error,
 )
 
@@ -284,13 +285,9 @@ def _expected(effects: Sequence[Effect], level: float, combine: Combination) -> 
     """Return the number of pairs after which a decision is expected, as `seeds_expected` does."""
     if any(len(effect.gains) < 2 for effect in effects):
         return None
-    p = _combined([repeated(effect.gains, effect.scale.step) for effect in effects], combine).p
-    if all(effect.scale.margin for effect in effects):
-        equal = [
-            repeated(
-                effect.gains, effect.scale.step, effect.scale.margin * np.array([[-1.0], [1.0]])
-            ).p.max(axis=0)
-            for effect in effects
-        ]
-        p = np.minimum(p, np.max(equal, axis=0))
-    return first_below(p, level)
+    parts = [repeated(effect.gains, effect.scale.step) for effect in effects]
+    equal = [
+        repeated_equivalence_p(effect.gains, effect.scale.margin, effect.scale.step)
+        for effect in effects
+    ]
+    return first_below(np.minimum(_combined(parts, combine).p, np.max(equal, axis=0)), level)
