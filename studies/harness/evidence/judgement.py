@@ -207,13 +207,8 @@ class _Track:
         gains = {scale: scale.gains(*_values(table, names).T) for scale, table in cut.items()}
         parts = [evidence(values, scale.step) for scale, values in gains.items()]
         equal = [equivalence_p(values, scale.margin, scale.step) for scale, values in gains.items()]
-        return cls(
-            names=names,
-            tables=cut,
-            evidence=_combined(parts, combine),
-            equality=np.max(equal, axis=0),
-            combine=combine,
-        )
+        joined, equality = _combined(parts, combine), np.max(equal, axis=0)
+        return cls(names=names, tables=cut, evidence=joined, equality=equality, combine=combine)
 
     @property
     def pairs(self) -> int:
