@@ -27,6 +27,7 @@ from studies.harness.statistics.sequential import (
     first_below,
     first_sign,
     repeated,
+    repeated_equivalence_p,
     share_of_error,
 )
 
@@ -214,13 +215,8 @@ class _Track:
         gains = {scale: scale.gains(*_values(table, names).T) for scale, table in cut.items()}
         parts = [evidence(values, scale.step) for scale, values in gains.items()]
         equal = [equivalence_p(values, scale.margin, scale.step) for scale, values in gains.items()]
-        return cls(
-            names=names,
-            tables=cut,
-            evidence=_combined(parts, combine),
-            equality=np.max(equal, axis=0),
-            combine=combine,
-        )
+        joined, equality = _combined(parts, combine), np.max(equal, axis=0)
+        return cls(names=names, tables=cut, evidence=joined, equality=equality, combine=combine)
 
     @property
     def pairs(self) -> int:
@@ -293,13 +289,9 @@ def _expected(effects: Sequence[Effect], level: float, combine: Combination) -> 
     """Return the number of pairs after which a decision is expected, as `seeds_expected` does."""
     if any(len(effect.gains) < 2 for effect in effects):
         return None
-    p = _combined([repeated(effect.gains, effect.scale.step) for effect in effects], combine).p
-    if all(effect.scale.margin for effect in effects):
-        equal = [
-            repeated(
-                effect.gains, effect.scale.step, effect.scale.margin * np.array([[-1.0], [1.0]])
-            ).p.max(axis=0)
-            for effect in effects
-        ]
-        p = np.minimum(p, np.max(equal, axis=0))
-    return first_below(p, level)
+    parts = [repeated(effect.gains, effect.scale.step) for effect in effects]
+    equal = [
+        repeated_equivalence_p(effect.gains, effect.scale.margin, effect.scale.step)
+        for effect in effects
+    ]
+    return first_below(np.minimum(_combined(parts, combine).p, np.max(equal, axis=0)), level)

@@ -242,11 +242,8 @@ def seeds_expected(
         margin: The margin of `equivalence_p`.
         step: As for `evidence`.
     """
-    p = repeated(gains, step).p
-    if margin:
-        limits = np.array([[-margin], [margin]])
-        p = np.minimum(p, repeated(gains, step, limits).p.max(axis=0))
-    return first_below(p, level)
+    equal = repeated_equivalence_p(gains, margin, step)
+    return first_below(np.minimum(repeated(gains, step).p, equal), level)
 
 
 def repeated(gains: np.ndarray, step: float, shift: float | np.ndarray = 0.0) -> Evidence:
@@ -257,6 +254,13 @@ def repeated(gains: np.ndarray, step: float, shift: float | np.ndarray = 0.0) ->
     first = first_sign(gains, step)
     tiled = np.tile(gains, -(-MOST // len(gains)))[:MOST]
     return evidence(tiled, step, shift, MOST if first == len(gains) else first)
+
+
+def repeated_equivalence_p(gains: np.ndarray, margin: float, step: float) -> np.ndarray:
+    """Return the `equivalence_p` of the `repeated` gains: [MOST]."""
+    if not margin:
+        return np.ones(MOST)
+    return repeated(gains, step, np.array([[-margin], [margin]])).p.max(axis=0)
 
 
 def first_below(p: np.ndarray, level: float) -> int | None:
