@@ -116,5 +116,5 @@ class Judgement(Artefact):
         current = self.module("results").results(plan)
         if not current.inconclusive or current.problem or current.pairs < len(plan.seeds):
             return []
-        more = f"the same command with --max-seeds {2 * len(plan.seeds)}"
-        return [(more, "adds pairs of seeds; the error of the decision stays the same")]
+        command = f"the same command with --max-seeds {2 * len(plan.seeds)}"
+        return [(command, "adds pairs of seeds; the error of the decision stays the same")]
