@@ -12,7 +12,7 @@ from folders import PROVENANCE, write_cost_result
 
 import studies
 from precond.hyperparameters import HyperparameterError
-from studies.harness.command.judge import decision_code
+from studies.harness.command.judge import COMMAND, decision_code
 from studies.harness.command.options import parse
 from studies.harness.design.arms import Trial
 from studies.harness.kinds.judge import ledger
@@ -111,6 +111,11 @@ def test_room_for_several_pairs_trains_them_at_once(tmp_path: Path):
     first = [source.next(6) for _ in range(7)]
     assert [trial.config.seed for trial in first if trial] == [0, 0, 1, 1, 2, 2]
     assert not source.finished() and source.left() == 6
+
+
+def test_a_judgement_without_tuned_sides_is_inconclusive(tmp_path: Path):
+    current = results(plan(tmp_path, tune=2))
+    assert current.verdicts == () and decision_code(current.verdicts) == 12
 
 
 def test_a_killed_judgement_resumes_with_the_same_decision(tmp_path: Path):
@@ -285,6 +290,7 @@ def test_time_to_a_target_uses_exclusive_measurements(tmp_path: Path):
         write_cost_result(
             tmp_path / "cost" / "cpu-2-threads", config, step=0.1 * ratio, ratio=ratio
         )
+    assert results(plan(tmp_path)).costs[0].endswith("times as large.")  # no probability yet
     current = run(plan(tmp_path, metric="time_to_target", target=0.3), similar)
     assert decisions(current) == ["worse"]  # the same epochs, but longer steps
     assert "takes 3.00 times as long" in current.costs[0]
@@ -354,6 +360,14 @@ def test_invalid_judgements_are_refused_in_one_line(
         plan(tmp_path, **arguments)
     assert line in str(error.value)
     assert not any(tmp_path.iterdir())
+
+
+def test_an_unavailable_option_has_its_name_in_the_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    arguments = ["nysact-s", "sgd", "--set", "lr=1", "--out", str(tmp_path)]
+    assert COMMAND.main(arguments, standalone_mode=False) == 2
+    assert "error: --set: not available for judge, which" in capsys.readouterr().err
 
 
 def test_judge_from_python(tmp_path: Path):

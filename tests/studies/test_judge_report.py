@@ -179,10 +179,20 @@ def test_a_candidate_that_always_diverges():
     [result] = judge({MSE: failing}, ["nysact-s"], "sgd", Rules())
     text = sentence(result)
     assert text.startswith(
-        "nysact-s is worse than sgd on digits/autoencoder: no seed has a result of both ("
+        "nysact-s is worse than sgd on digits/autoencoder: there is no seed on which both "
+        "have a result ("
     )
     assert f"nysact-s has no result with {result.pairs} of {result.pairs} seeds, and" in text
     assert rows([result])[0][3] == "-"
+
+
+def test_trials_that_miss_the_target_lose_their_pairs():
+    values = pd.DataFrame({"sgd": [3.0, math.inf], "nysact-s": [math.inf, 3.0]})
+    scale = Scale("digits/autoencoder", "epochs_to_target", ratio=True)
+    text = sentence(judge({scale: values}, ["nysact-s"], "sgd", Rules())[0])
+    assert "nysact-s does not reach the target with seed 0, and loses this pair." in text
+    assert "sgd does not reach the target with seed 1, and loses this pair." in text
+    assert "because a trial with this seed does not reach the target." in text
 
 
 def test_two_failures_are_no_part_of_the_mean():

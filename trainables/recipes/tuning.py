@@ -24,7 +24,7 @@ BUDGET = 16
 SEEDS = (100, 101, 102)
 TRAIN_FRACTION = 0.9
 LEDGERS = Path(__file__).parent / "ledgers"
-RANGE = 30.0  # the largest value of a space that is not in `SPACES`, relative to the default
+RANGE = 30.0  # the ends of a space that is not in `SPACES`: default / RANGE and default * RANGE
 DIGITS = 2  # significant digits of a value in a configuration, to keep recipes readable
 SCORE_DIGITS = 6  # significant digits of a score in a ledger
 
@@ -75,8 +75,9 @@ _BASES = (2, 3, 5)
 def space_of(optimizer: str) -> Space:
     """Return the space of an optimizer.
 
-    An optimizer that is not in `SPACES`, such as that of a plugin, has its learning rate tuned, and
-    its damping if it has one, from 1 / 30 to 30 times the default.
+    If the optimizer is not in `SPACES`, because a plugin registers it for example, the space has its
+    `lr` and its `damping`, from 1/30 of the default to 30 times the default. It does not have those
+    whose default is not a float, or is 0.
     """
     if optimizer in SPACES:
         return SPACES[optimizer]

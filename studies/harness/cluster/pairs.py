@@ -1,4 +1,4 @@
-"""Train trials that a source chooses while others run, such as the pairs of a judgement."""
+"""Train trials that are chosen while other trials run, such as the pairs of a judgement."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Source(Protocol):
     """Chooses the trials; `kinds.judge.execute` implements it."""
 
     def begin(self) -> None:
-        """Reset the submissions: `next` returns all trials without a result again."""
+        """Forget the submissions, so that `next` also returns submitted trials that have not ended."""
 
     def next(self, room: int) -> Trial | None:
         """Create the folder of the next trial and return the trial; None without one for now."""
@@ -28,7 +28,7 @@ class Source(Protocol):
         ...
 
     def left(self) -> int:
-        """Return the number of submitted trials without a result."""
+        """Return the number of submitted trials that have not ended."""
         ...
 
 
@@ -44,7 +44,7 @@ def train(
 
     Args:
         source: Chooses the trials.
-        expected: The trials that it may choose, from which the number of workers is computed.
+        expected: The trials that it may choose. Their number limits the number of workers.
         options: The command line.
         generation: Number of this driver for the output folder.
         progress: The display of trials and epochs.

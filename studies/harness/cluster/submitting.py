@@ -1,4 +1,4 @@
-"""Submit trials to Ray Tune one by one, as many as there is room for."""
+"""Submit trials to Ray Tune one by one, whenever one more trial can run."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Submitter(NotPickled, Searcher):
 
     Args:
         next_trial: Returns the next trial, or None if there is none now.
-        finished: Returns True if there will be no further trial. It is called after None.
-        limit: Returns the number of trials that there is room for.
+        finished: Called after `next_trial` has returned None; returns True if no trial will follow.
+        limit: Returns the number of trials that can run at the same time.
         on_submit: Called with each submitted trial.
     """
 
@@ -65,7 +65,7 @@ class Submitter(NotPickled, Searcher):
 
 
 def room(options: Options) -> int:
-    """Return the number of trials that there is room for now.
+    """Return the number of trials that can run at the same time now, the running ones included.
 
     On a cluster, add one trial, so that the autoscaler starts a node if it can.
     """

@@ -9,23 +9,24 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from studies.harness.command.cli import flags
-from studies.harness.design.ending import COMPLETE, SOME_FAILED
+from studies.harness.design.ending import COMPLETE
 from studies.harness.kinds.judge.judge import NAME, Judgement
 
 if TYPE_CHECKING:
     from studies.harness.evidence.judgement import Verdict
 
 EXIT_CODES = {"better": 0, "inconclusive": 12, "equal": 11, "worse": 10}
-"""The exit code of each decision. That of several candidates is the first that one of them has."""
-FORM = Judgement(candidates="", baseline="")
+"""The exit code of each decision. With several candidates, the first decision in this order that any
+candidate has determines the exit code."""
+FORM = Judgement(candidates="", baseline="")  # without sides, for the options of the command
 HELP = """Decide whether a candidate is better than a baseline. Train pairs of trials with the same
-seed, one pair after another, until the decision is certain enough; the decision stays valid although
-it is tried after each pair. All results that exist are used.
+seed, one pair after another, until the results decide. The probability of a wrong decision is at most
+5%, although the results are tested after each pair. Trials that OUT already contains are used.
 
 A side is the name of an optimizer with values (nysact-s:rank=5,lr=0.01), an optimizer of a plugin,
 or a file (.toml or .json) with the keys optimizer and hyperparameters. Several candidates are
-separated by commas. Each judgement is recorded in OUT/judgements.jsonl, and its error is corrected
-for all earlier attempts against the same baseline."""
+separated by commas. Each judgement is recorded in OUT/judgements.jsonl. With each attempt against
+the same baseline, a decision requires more evidence."""
 EPILOG = """\b
 Exit codes:
   0    better
@@ -37,7 +38,8 @@ Exit codes:
   4    a problem with the disk, the data or Ray, or OUT is in use
   130  stopped by SIGINT
   143  stopped by SIGTERM
-For several candidates: 0 if one is better, else 12, 11 or 10.
+With several candidates, the code is 0 if any is better, else 12 if any is
+inconclusive, else 11 if any is equal, else 10.
 
 Run the same command again to resume.
 """
@@ -75,9 +77,9 @@ def _judge(sides: tuple[str, ...], **raw: Any) -> int:
 
 
 def decision_code(verdicts: Sequence[Verdict]) -> int:
-    """Return the exit code of a judgement."""
-    decisions = {verdict.decision for verdict in verdicts}
-    return next((code for name, code in EXIT_CODES.items() if name in decisions), SOME_FAILED)
+    """Return the exit code of a judgement. Before the tuning is complete, it is inconclusive."""
+    decisions = {verdict.decision for verdict in verdicts} or {"inconclusive"}
+    return next(code for name, code in EXIT_CODES.items() if name in decisions)
 
 
 COMMAND = click.Command(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Judged(Result):
-    """The results of a judgement: the verdicts, and the trials as those of `studies.run`."""
+    """The results of a judgement: a `Result` with the verdicts."""
 
     @cached_property
     def verdicts(self) -> Sequence[Verdict]:
@@ -55,9 +55,10 @@ def judge(
     tracking_uri: str | None = None,
     **options: Any,
 ) -> Judged:
-    """Train pairs of seeds until a candidate is better, worse or equal, and return the verdicts.
+    """Train pairs of trials until each candidate is better, worse or equal, and return the verdicts.
 
-    This is the command `python -m studies judge`. The same call again trains nothing.
+    This is the command `python -m studies judge`. A repeated call trains nothing if all candidates
+    are decided or all seeds are used, and otherwise resumes.
 
     Args:
         candidate: One or more sides, such as `"nysact-s:rank=5,lr=0.01"`.
@@ -68,7 +69,8 @@ def judge(
         max_seeds: The largest number of pairs; 30 if None.
         budget: Seconds, or a text such as `"2h"`, after which the verdict is "inconclusive".
         metric: The metric; the test metric of the workload if None.
-        target: The value of the test metric that a time is measured to.
+        target: The value of the test metric to reach, for `metric="epochs_to_target"` and
+            `"time_to_target"`.
         combine: `"average"` (if None) or `"product"`, for the e-values of several workloads.
         tune: The number of configurations with which each side is tuned first.
         first_seed: The first seed; 0 if None.
@@ -79,8 +81,9 @@ def judge(
         **options: Other arguments of `studies.run`.
 
     Raises:
-        HyperparameterError: An argument is invalid. The message has one line for each error.
-        Stopped: The baseline has no result with some seed.
+        HyperparameterError: An argument is invalid, or a trial of the baseline has ended without a
+            result in an earlier call. The message has one line for each error.
+        Stopped: A trial of the baseline ended without a result.
         KeyboardInterrupt, StoreError: See `studies.run`.
     """
     given = {name: value for name, value in locals().items() if value is not None}

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from precond.hyperparameters import HyperparameterError
 from studies.harness.command import lock, reports, screen
+from studies.harness.command.flags import FLAGS
 from studies.harness.command.interrupts import Interrupts
 from studies.harness.command.naming import key_problem
 from studies.harness.command.problems import activity, guarded
@@ -152,6 +153,11 @@ def _locked(root: Path) -> Iterator[int]:
 # ---------------------------------------------------------------------- checks before the start
 
 
+def _spelling(name: str) -> str:
+    """Return the spelling of a common option, such as `--set` for `settings`."""
+    return next(flag.opts[0] for flag in FLAGS if flag.name == name)
+
+
 def plan_all(
     artefacts: Sequence[Artefact], options: Options
 ) -> tuple[list[Plan], list[Work], list[str]]:
@@ -163,7 +169,7 @@ def plan_all(
         return plans, work, errors
     for artefact in artefacts:
         errors += [
-            f"--{name.replace('_', '-')}: not available for {artefact.name}, {reason}"
+            f"{_spelling(name)}: not available for {artefact.name}, {reason}"
             for name, reason in artefact.REFUSED.items()
             if name in options.given
         ]

@@ -17,7 +17,7 @@ class Scale(NamedTuple):
         metric: The metric, such as `test/mse`.
         ratio: True if a gain is log(baseline / candidate). Otherwise, it is the difference.
         margin: The margin of equality in units of the gain; 0 for none.
-        step: The distance of two neighbouring values of the metric; 0 if it is continuous.
+        step: The distance between neighbouring values of the metric; 0 if it is continuous.
     """
 
     workload: str
@@ -29,8 +29,8 @@ class Scale(NamedTuple):
     def gains(self, candidate: np.ndarray, baseline: np.ndarray) -> np.ndarray:
         """Return the gains [seeds], which are positive if the candidate is better.
 
-        The worst possible value of a trial without a result is infinite, and so is its gain. Two
-        trials without a result are equal. nan is a trial that has not ended.
+        A trial without a result has the worst value, which is infinite, so the gain is infinite. If
+        neither trial has a result, the gain is 0. nan stands for a trial that has not ended.
         """
         first, second = candidate, baseline
         with np.errstate(invalid="ignore", divide="ignore"):

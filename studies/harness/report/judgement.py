@@ -36,7 +36,7 @@ def blocks(
     Args:
         verdicts: The verdict on each candidate.
         combine: The combination of the e-values of several workloads.
-        problem: The reason why there is no judgement; empty without one.
+        problem: The reason why no decision is possible, or an empty text.
         notes: Sentences about the judgement, such as its number in the ledger.
         costs: Sentences about time and memory.
         pictures: The names of the figures.
@@ -78,8 +78,8 @@ def listing(verdicts: Sequence[Verdict], title: str) -> Listing | None:
 def rows(verdicts: Sequence[Verdict]) -> list[list[str]]:
     """Return the rows of the table; no rows if no pair has ended.
 
-    A candidate has one row on a single workload. On several workloads, it has a row with the
-    decision, and one for the effect on each of them.
+    With a single workload, a candidate has one row. With several workloads, it has a row with the
+    decision, and a row with the effect on each workload.
     """
     table = []
     for verdict in verdicts if any(verdict.pairs for verdict in verdicts) else ():
@@ -103,9 +103,9 @@ def caption(verdicts: Sequence[Verdict]) -> str:
     effects = [_explained(effect.scale, verdicts[0].baseline) for effect in verdicts[0].effects]
     return (
         f"n: paired seeds. Effect: {', or '.join(dict.fromkeys(effects))}, with its confidence "
-        "sequence, which is valid after any number of seeds. e: the evidence against equal means; "
-        "needs: the value of e that decides. W/L/T: seeds on which the candidate is better, worse "
-        "or equal."
+        "sequence (once it is finite), which is valid after any number of seeds. e: the largest "
+        "e-value, the evidence against equal means; needs: the value of e that decides. W/L/T: the "
+        "numbers of seeds on which the candidate is better, worse and equal."
     )
 
 
@@ -131,11 +131,11 @@ def _method(verdicts: Sequence[Verdict], combine: Combination) -> Text:
         "threshold is at most 1 / threshold, so the test is valid after any number of seeds.",
         "The confidence sequence has the same error. A candidate is equal to the baseline if its "
         "confidence sequence is inside the margin.",
-        "The threshold takes earlier attempts against the baseline and the other candidates into "
-        "account.",
-        "A trial that diverged, ran out of memory or failed has the worst result of its seed. Such "
-        "a seed is not part of the mean. Where gains are judged by their signs, the confidence "
-        "sequence is that of their median.",
+        "The threshold is larger if there are other candidates, or earlier attempts against the "
+        "baseline.",
+        "A trial that diverged, ran out of memory or failed loses its pair. The mean does not "
+        "include this pair. Where gains are judged by their signs, the confidence sequence is that "
+        "of their median.",
     ]
     if verdicts and len(verdicts[0].effects) > 1:
         notes.append(

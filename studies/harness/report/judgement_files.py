@@ -65,12 +65,12 @@ def markdown(verdicts: Sequence[Verdict]) -> str:
 
 
 def record(verdicts: Sequence[Verdict], combine: Combination = "average", problem: str = "") -> str:
-    """Return the verdicts as one line of JSON; null is an unknown or infinite number.
+    """Return the verdicts as one line of JSON, in which null is an unknown or infinite number.
 
     Args:
         verdicts: The verdict on each candidate.
         combine: The combination of the e-values of several workloads.
-        problem: The reason why there is no judgement; empty without one.
+        problem: The reason why no decision is possible, or an empty text.
     """
     rows = [
         {

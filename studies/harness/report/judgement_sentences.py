@@ -37,10 +37,9 @@ LARGE = 1e6  # larger e-values are shown as powers of ten
 
 
 def sentences(verdicts: Sequence[Verdict], combine: Combination = "average") -> list[str]:
-    """Return each verdict in words: the decision, the effect, the evidence, and what limits them.
+    """Return each verdict in words: the decision, the effect, the evidence and the lost pairs.
 
-    The number of the attempt is stated for a single candidate. Several candidates are several
-    attempts, which share the correction.
+    The sentence on a single candidate also has the number of the attempt.
 
     Args:
         verdicts: The verdict on each candidate.
@@ -76,7 +75,7 @@ def noun(scale: Scale) -> str:
 
 
 def e_text(value: float) -> str:
-    """Return an e-value with three digits, rounded down so that none seems to reach a threshold."""
+    """Return an e-value with three digits, rounded down: below a threshold, it stays below it."""
     return _rounded(value, math.floor)
 
 
@@ -86,7 +85,7 @@ def threshold_text(verdict: Verdict) -> str:
 
 
 def _rounded(value: float, rounding: Callable[[float], int]) -> str:
-    """Return a number from 1 on with at least three digits."""
+    """Return a number, which is at least 1, with three digits or more."""
     if value >= LARGE:
         return f"{value:.1e}"
     factor = 10 ** max(0, 2 - int(math.log10(value)))
@@ -95,7 +94,7 @@ def _rounded(value: float, rounding: Callable[[float], int]) -> str:
 
 
 def margin_text(scale: Scale) -> str:
-    """Return a margin such as `5%`, `0.3 percentage points` or `0.1`; empty without one."""
+    """Return a margin such as `5%`, `0.3 percentage points` or `0.1`, or an empty text."""
     if not scale.margin:
         return ""
     if scale.ratio:
@@ -137,7 +136,7 @@ def _decision(verdict: Verdict, combine: Combination) -> str:
 def _effect(effect: Effect, baseline: str) -> str:
     """Return the effect on a workload as a clause."""
     if math.isnan(effect.mean):
-        return "no seed has a result of both"
+        return "there is no seed on which both have a result"
     name, text = noun(effect.scale), effect_text(effect)
     if effect.scale.ratio:
         return f"its {name} is {text} times that of {baseline}"
@@ -158,7 +157,7 @@ def _expected(verdict: Verdict) -> str:
 
 
 def _losses(verdict: Verdict) -> list[str]:
-    """Return a sentence for each workload and side that lost pairs without a result."""
+    """Return a sentence for each workload and each side that loses pairs, with their seeds."""
     lines = []
     for effect in verdict.effects:
         for name, loss in ((verdict.candidate, -math.inf), (verdict.baseline, math.inf)):
@@ -167,8 +166,13 @@ def _losses(verdict: Verdict) -> list[str]:
                 pairs = "this pair" if len(seeds) == 1 else "these pairs"
                 which = _seeds(seeds, len(effect.seeds))
                 place = _place(effect, verdict)
-                lines.append(f"{name} has no result{place} with {which}, and loses {pairs}.")
+                lines.append(f"{name} {_lost(effect)}{place} with {which}, and loses {pairs}.")
     return lines
+
+
+def _lost(effect: Effect) -> str:
+    """Return what a trial with an infinite value did not do. A trial may miss its target."""
+    return "does not reach the target" if effect.scale.metric in TIMES else "has no result"
 
 
 def _seeds(seeds: Sequence[int], total: int) -> str:
@@ -197,7 +201,7 @@ def _reason(effect: Effect) -> str:
     """Return why gains are judged by their signs (`sequential.first_sign`)."""
     gains, step = effect.gains[: effect.first_sign], effect.scale.step
     if np.isinf(effect.gains[effect.first_sign]):
-        return "a trial with this seed has no result"
+        return f"a trial with this seed {_lost(effect)}"
     if gains.std(ddof=1) < step:
         return "the gains vary by less than one step of the metric"
     return "the gains before it are skewed"
@@ -211,6 +215,6 @@ def _attempt(verdict: Verdict) -> list[str]:
 
 
 def unit_text(scale: Scale) -> str:
-    """Return the unit of a difference after its number; empty without one."""
+    """Return the unit of a difference with a space before it, or an empty text."""
     show = unit(scale.metric)
     return f" {show.difference}" if show.percent else ""

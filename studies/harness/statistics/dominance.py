@@ -1,4 +1,4 @@
-"""The probability that a candidate dominates a baseline: better results and shorter steps."""
+"""Probabilities that a candidate has better results, and shorter steps, than a baseline."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ Interval = tuple[float, float, float]
 def probability_better(gains: np.ndarray) -> float:
     """Return the posterior probability that the mean gain is positive; nan below two gains.
 
-    The prior is the right-Haar prior of normal gains, so that it is 1 - p of the one-sided t-test.
-    If gains are infinite, it is the probability that more than half of the gains are positive, with
-    the prior Beta(1/2, 1/2). It is not corrected for looks and earlier attempts.
+    Gains are normal with a right-Haar prior; the probability is then 1 - p of the one-sided t-test.
+    If any gain is infinite, the function returns the probability that positive gains are more
+    frequent than negative gains, with the prior Beta(1/2, 1/2). It is not corrected for repeated
+    tests and earlier attempts.
 
     Args:
         gains: [n] without nan.
@@ -37,8 +38,8 @@ def probability_better(gains: np.ndarray) -> float:
 def probability_shorter(first: Interval, second: Interval) -> float:
     """Return the probability that the first time is shorter than the second.
 
-    The logarithms of the two independent medians are taken as normal, with the standard errors that
-    their intervals imply.
+    The logarithms of the two medians are assumed to be independent and normal, with the standard
+    errors that follow from the widths of their intervals.
     """
     z = stats.norm.ppf((1 + CONFIDENCE) / 2)
     errors = [math.log(high / low) / (2 * z) for _, low, high in (first, second)]

@@ -43,7 +43,7 @@ def execute(plans: Sequence[JudgePlan], driver: Driver) -> None:
 
 
 class PairSource:
-    """Submits the trials of the tuning, and then those of the pairs, by need.
+    """Submits the trials of the tuning, and then pairs until all candidates are decided.
 
     Args:
         plan: The plan.
@@ -55,14 +55,14 @@ class PairSource:
         self._results = results(plan)
 
     def begin(self) -> None:
-        """Reset the submissions: `next` returns all trials without a result again."""
+        """Forget the submissions, so that `next` also returns submitted trials that have not ended."""
         self._submitted, self._results = {}, results(self._plan)
 
     def next(self, room: int) -> Trial | None:
         """Create the folder of the next trial and return the trial; None without one for now.
 
-        The next pair is trained when all trials of the pairs before it have ended. If there is room
-        for several pairs, that many are trained at once.
+        The trial belongs to one of the first pairs with a missing result: as many pairs as there is
+        room for, and at least one.
 
         Args:
             room: The number of trials that can be trained at once.
@@ -82,7 +82,7 @@ class PairSource:
         return self._results.done
 
     def left(self) -> int:
-        """Return the number of submitted trials without a result."""
+        """Return the number of submitted trials that have not ended."""
         return sum(not self._ended(trial) for trial in self._submitted.values())
 
     def _waiting(self, room: int) -> list[Trial]:

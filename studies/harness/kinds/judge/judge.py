@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from studies.harness.kinds.artefact import Plan
 
 NAME = "judge"
-NO_ARMS = "which compares a candidate with a baseline"
+NO_ARMS = "which compares sides, whose values are written as in sgd:lr=0.1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,9 @@ class Judgement(Artefact):
             "workload's test metric]",
         ),
         click.Option(
-            ["--target"], metavar="X", help="Value of the test metric that a time is measured to."
+            ["--target"],
+            metavar="X",
+            help="Value of the test metric to reach, for epochs_to_target and time_to_target.",
         ),
         click.Option(
             ["--combine"],
@@ -83,13 +85,13 @@ class Judgement(Artefact):
     baseline: str
 
     def results(self, plan: Plan) -> list[str]:
-        """Return the trials that have ended."""
+        """Return the status files of the trials that have ended."""
         from studies.harness.evidence.status import status_files
 
         return status_files(plan.trials, plan.root)
 
     def inputs(self, plan: Any) -> list[Path]:
-        """Return the trial folders and the files of measured costs."""
+        """Return the trial folders and the files of the cost benchmark."""
         return self.module("plan").inputs(plan)
 
     def reported(self, plan: Any) -> Any:
@@ -97,7 +99,7 @@ class Judgement(Artefact):
         return self.module("plan").reported(plan)
 
     def report(self, plan: Any) -> Report:
-        """Write the report, and record the verdicts in the ledger."""
+        """Write the report, and record the judgement and its verdicts in the ledger."""
         ledger = self.module("ledger")
         ledger.begin(plan)
         report = self.module("report").report(plan)
@@ -114,5 +116,5 @@ class Judgement(Artefact):
         current = self.module("results").results(plan)
         if not current.inconclusive or current.problem or current.pairs < len(plan.seeds):
             return []
-        more = f"the same command with --max-seeds {2 * len(plan.seeds)}"
-        return [(more, "adds pairs of seeds; the decision stays valid")]
+        command = f"the same command with --max-seeds {2 * len(plan.seeds)}"
+        return [(command, "adds pairs of seeds; the error of the decision stays the same")]

@@ -18,7 +18,7 @@ from studies.harness.kinds.judge import tuning
 from studies.harness.kinds.judge.judge import Judgement
 from trainables.config import digest
 
-MAX_LENGTH = 80
+MAX_LENGTH = 80  # of the name of a report's folder, without its digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class JudgePlan(Plan):
         baseline: The baseline.
         seeds: The seeds in the order in which they are used.
         combine: The combination of the workloads.
-        target: The value of the test metric that a time is measured to, or None.
+        target: The value of the test metric to reach, for the metrics that are times; or None.
         tuning: The trials that tune each side, by workload and label; empty without `--tune`.
         recipe: The settings that replace those of the recipes.
         record: The description of the judgement in the ledger.
@@ -108,7 +108,7 @@ class JudgePlan(Plan):
         return tuning.tuned(arm, values)
 
     def pairs(self, sides: Mapping[str, Mapping[str, Trial]], seeds: Sequence[int]) -> list[Trial]:
-        """Return the trials of all sides with some seeds, seed by seed."""
+        """Return the trials of the sides with each of the seeds, seed by seed."""
         return [
             Trial(arm, config.with_seed(seed))
             for seed in seeds

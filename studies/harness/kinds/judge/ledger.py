@@ -1,12 +1,12 @@
-"""The ledger of judgements: every question that was asked, also if its command was abandoned.
+"""The ledger of judgements: a file with a record of each judgement, also of the stopped ones.
 
     outputs/judgements.jsonl
-        begun          the judgement (a digest), its sides and rules, and the number of attempts
-                       against the same baseline before it; written before its first decision
-        ended          the judgement and its verdicts; written if they have changed
+        begun          the digest of the judgement, its sides and rules, and the number of earlier
+                       attempts against the same baseline; written before its first decision
+        ended          the digest of the judgement, and its verdicts; written if they have changed
 
-An attempt is a candidate of a judgement. Attempts against the same baseline are those of judgements
-with the same optimizer as baseline, whatever its values, that share a workload.
+Each candidate of a judgement is an attempt. Two attempts are against the same baseline if their
+baselines have the same optimizer, whatever its values, and if their judgements share a workload.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def end(plan: JudgePlan, verdicts: Sequence[Verdict], problem: str) -> None:
 
 
 def sentence(before: int, plan: JudgePlan) -> str:
-    """Return the number of attempts as a sentence."""
+    """Return a sentence with the number of this attempt, or the numbers of these attempts."""
     count = len(plan.candidates)
     numbers = f"{before + 1}" if count == 1 else f"{before + 1} to {before + count}"
     noun = "This is attempt" if count == 1 else "These are attempts"

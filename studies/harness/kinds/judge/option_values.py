@@ -1,4 +1,4 @@
-"""Read the values of the options of a judgement."""
+"""Values of the options of a judgement, read from their texts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Values:
         self._texts = texts
 
     def read(self, convert: Callable[[], Any]) -> Any:
-        """Return a value, or None if it is invalid."""
+        """Return the result of `convert`, or None if it raises `HyperparameterError`."""
         try:
             return convert()
         except HyperparameterError as error:
@@ -48,7 +48,7 @@ class Values:
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            self._error(name, text, "a number")
+            self._error(name, text, "a finite number")
         return value
 
     def choice(self, name: str, allowed: Sequence[str]) -> Any:

@@ -76,7 +76,7 @@ def _check_results(plan: JudgePlan) -> None:
 
 
 def with_trials(plan: JudgePlan) -> JudgePlan:
-    """Return the plan with all trials that are known: those of the tuning, and those of the pairs."""
+    """Return the plan with the trials of the tuning and, once the sides are tuned, of all pairs."""
     trials = [t for by_label in plan.tuning.values() for side in by_label.values() for t in side]
     known = plan.sides()
     return replace(plan, trials=[*trials, *(plan.pairs(known, plan.seeds) if known else ())])
@@ -86,7 +86,7 @@ def with_trials(plan: JudgePlan) -> JudgePlan:
 
 
 def missing(plan: JudgePlan) -> Work:
-    """Return the trials that the judgement may need; none if it is decided or cannot be."""
+    """Return the trials that may be trained; none with `--report-only` or at the end."""
     current = results(plan)
     tuning_trials = [t for sides in plan.tuning.values() for side in sides.values() for t in side]
     untuned = status.missing(tuning_trials, plan.root)
@@ -129,6 +129,6 @@ def reported(plan: JudgePlan) -> JudgePlan:
 
 
 def inputs(plan: JudgePlan) -> list[Path]:
-    """Return the trial folders and the files of measured costs."""
+    """Return the trial folders and the files of the cost benchmark."""
     folders = [trial_folder(plan.root, trial.config.trial_key) for trial in plan.trials]
     return [*folders, *sorted(plan.root.glob("cost/*/*.json"))]

@@ -31,9 +31,10 @@ class Results:
 
     Attributes:
         plan: The plan.
-        sides: The trial of each side with seed 0, by workload and label; None before the tuning.
+        sides: The trial of each side with seed 0, by workload and label; None until the sides are
+            tuned.
         verdicts: The verdict on each candidate.
-        problem: Why there can be no verdict, as one line; usually empty.
+        problem: The reason why no decision is possible, as one line; usually empty.
         attempts_before: The number of earlier attempts against the baseline.
     """
 
@@ -50,7 +51,10 @@ class Results:
 
     @property
     def pairs(self) -> int:
-        """The number of pairs that all candidates without a decision have; the largest number if all are decided."""
+        """The number of complete pairs of the candidates without a decision.
+
+        If all candidates are decided, it is the largest number of pairs.
+        """
         pairs = [v.pairs for v in self.verdicts if v.decision == INCONCLUSIVE]
         return min(pairs) if pairs else max((v.pairs for v in self.verdicts), default=0)
 
@@ -62,10 +66,10 @@ class Results:
         return self.sides is not None and not self.needed(1)
 
     def needed(self, ahead: int) -> list[Trial]:
-        """Return the trials without a result among the next pairs of the candidates without a decision.
+        """Return the trials of the next pairs that have not ended; none for decided candidates.
 
         Args:
-            ahead: The number of seeds whose trials are returned.
+            ahead: The number of pairs, from the first that is not complete.
         """
         if self.sides is None or self.problem:
             return []
@@ -84,7 +88,7 @@ class Results:
         if not self.plan.tuning:
             untuned = [arm.label for arm in self.plan.arms if not arm.factors]
             if untuned:
-                lines.append(f"Not tuned here: {', '.join(untuned)} with the values of the recipe.")
+                lines.append(f"The values of {' and '.join(untuned)} are those of the recipe.")
             return lines
         for workload, by_label in (self.sides or {}).items():
             for label, trial in by_label.items():
@@ -122,7 +126,8 @@ def results(plan: JudgePlan) -> Results:
     verdicts = judge(values, plan.labels, plan.baseline.label, rules)
     current = Results(plan=plan, sides=sides, verdicts=verdicts, attempts_before=before)
     problems = [
-        f"{plan.baseline.label} {reason} on {scale.workload}, so it is no baseline: choose other values"
+        f"{plan.baseline.label} {reason} on {scale.workload}, so it cannot be the baseline: "
+        "choose other values for it"
         for scale, (number, reason) in lost.items()
         if reason and number == usable
     ] + [line for scale, table in values.items() if (line := _not_positive(scale, table))]
@@ -136,9 +141,10 @@ def _measured(plan: JudgePlan, scale: Scale, by_label: Mapping[str, Trial]) -> p
 
 
 def _first_lost(frame: pd.DataFrame, baseline: str) -> tuple[int, str]:
-    """Return the number of seeds before the baseline's first trial without a result, and its end.
+    """Return the number of pairs before the first failed trial of the baseline, and a description.
 
-    Without such a trial, it is the number of all seeds and an empty text.
+    The description is "diverged with seed 3", for example. Without a failed trial, the number is
+    that of all pairs, and the description is empty.
     """
     rows = frame.query("arm == @baseline").to_dict("records")
     for number, row in enumerate(rows):

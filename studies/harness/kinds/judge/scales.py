@@ -1,4 +1,4 @@
-"""The metric of a judgement on a workload, and the margin in its unit."""
+"""Reads the metric and the margin of a judgement on a workload."""
 
 from __future__ import annotations
 

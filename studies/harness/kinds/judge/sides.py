@@ -1,4 +1,4 @@
-"""The sides of a judgement: a name with values, an optimizer of a plugin, or a recipe file."""
+"""Reads the sides of a judgement: names with values, optimizers of plugins, and recipe files."""
 
 from __future__ import annotations
 

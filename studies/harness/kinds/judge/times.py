@@ -1,11 +1,12 @@
 """The time and memory of the sides of a judgement, as sentences.
 
-Times are those of the cost benchmark, which measures one configuration after another in interleaved
-blocks while nothing else runs.
+Times are those of the cost benchmark. It times the steps of a configuration in blocks that alternate
+with those of SGD, while nothing else runs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from studies.harness.design.arms import Trial
@@ -19,7 +20,10 @@ from studies.harness.statistics.dominance import probability_better, probability
 def sentences(
     plan: JudgePlan, sides: Mapping[str, Mapping[str, Trial]], verdicts: Sequence[Verdict]
 ) -> list[str]:
-    """Return the sentences on each workload and each hardware that has timed the sides."""
+    """Return sentences on each workload, for each hardware on which both sides were timed.
+
+    For sides that were timed on no hardware, a sentence has the command that times them.
+    """
     lines: list[str] = []
     for i, scale in enumerate(plan.scales):
         measured = costs.read([*sides[scale.workload].values()], plan.root)
@@ -41,6 +45,8 @@ def _sentence(verdict: Verdict, effect: Effect, cost: Cost, base: Cost) -> str:
     better = probability_better(effect.gains)
     ratios = [(c.ratio.median, c.ratio.low, c.ratio.high) for c in (cost, base)]
     both = better * probability_shorter(*ratios)
+    if math.isnan(both):  # fewer than two pairs
+        return f"{step}, and {memory}."
     return (
         f"{step}, and {memory}. The probability that {verdict.candidate} has both a better "
         f"{effect.scale.metric} on {effect.scale.workload} and a shorter step is {both:.2f}."

@@ -50,7 +50,7 @@ def tuned(arm: Arm, values: Mapping[str, Any]) -> Arm:
 
 
 def best(arm: Arm, planned: Sequence[Trial], root: Path) -> Mapping[str, Any] | None:
-    """Return the values with the best mean score; None if no configuration has completed.
+    """Return the values with the best mean score; None if none has completed with all seeds.
 
     Args:
         arm: The side.

@@ -1,4 +1,4 @@
-"""The panels of a judgement with its effects on one workload.
+"""The panels of a judgement's figure that show the effects on a workload.
 
 An effect is the value of the candidate divided by that of the baseline, or their difference.
 """
@@ -91,9 +91,10 @@ def _finite(effect: Effect) -> np.ndarray:
 
 
 def _lost(effect: Effect) -> list[tuple[np.ndarray, float]]:
-    """Return the seeds [n] that the candidate lost and those that it won without a result.
+    """Return masks [n] of the pairs in which one side has no result, with places on the axis.
 
-    Each has its place on the axis, as a fraction: the edge of the worse and of the better effects.
+    The pairs that the candidate won are at the edge of the better effects, and those that it lost
+    at the edge of the worse effects. A place is a fraction of the axis.
     """
     edges = [BEST_EDGE, WORST_EDGE]
     if effect.scale.effects(np.array(1.0)) > effect.scale.effects(np.array(0.0)):
