@@ -70,7 +70,7 @@ class Judgement(Artefact):
         "time_budget": "Stop after TIME, such as 90s, 30m or 2h.",
     }
     REFUSED: ClassVar[Mapping[str, str]] = {
-        "smoke": "which has no quick test; use --max-seeds 2 --epochs 1",
+        "smoke": "which has no quick test; use --max-seeds 2 --epochs 3",
         "seeds": "which adds seeds until it can decide; use --max-seeds and --first-seed",
         **dict.fromkeys(("optimizers", "only", "levels", "settings"), NO_ARMS),
         "retry": "because a repeated trial would change a decision",

@@ -33,14 +33,14 @@ def plans(judgement: Judgement, options: Options) -> list[JudgePlan]:
         values.read(lambda text=text: sides.arm(text)) for text in sides.split(judgement.candidates)
     ]
     baseline = values.read(lambda: sides.arm(judgement.baseline))
-    metric, margin = (
-        options.extra.get("metric") or "test/headline",
-        options.extra.get("margin") or "0",
-    )
+    metric, margin = values.text("metric", "test/headline"), values.text("margin", "0")
     measured = [values.read(lambda name=name: scales.scale(metric, margin, name)) for name in names]
     combine = values.choice("combine", ("average", "product"))
     first = values.integer("first_seed", 0, 0, LARGEST_SEED)
     number = values.integer("max_seeds", 30, 2, MAX_SEEDS)
+    if first + number - 1 > LARGEST_SEED:
+        last = f"--first-seed = {first}: the last of {number} seeds must be at most {LARGEST_SEED}"
+        values.errors.append(last)
     budget = values.integer("tune", 0, 2, 1000)
     target = values.number("target")
     if values.errors:
