@@ -12,6 +12,7 @@ from rich.console import Console
 
 from precond.hyperparameters import HyperparameterError
 from studies.harness.command import lock, reports, screen
+from studies.harness.command.flags import FLAGS
 from studies.harness.command.interrupts import Interrupts
 from studies.harness.command.naming import key_problem
 from studies.harness.command.problems import activity, guarded
@@ -23,6 +24,7 @@ from studies.harness.kinds.artefact import Artefact, Driver, Plan, Work
 from trainables.store import StoreError
 from trainables.workloads import prepare_data
 
+_OPTIONS = {str(flag.name): flag.opts[0] for flag in FLAGS}
 FREE_BYTES = 50 * 2**20  # required free disk space, for checkpoints, tables and MLflow's database
 
 
@@ -163,7 +165,7 @@ def plan_all(
         return plans, work, errors
     for artefact in artefacts:
         errors += [
-            f"--{name.replace('_', '-')}: not available for {artefact.name}, {reason}"
+            f"{_OPTIONS[name]}: not available for {artefact.name}, {reason}"
             for name, reason in artefact.REFUSED.items()
             if name in options.given
         ]

@@ -107,12 +107,16 @@ class Judgement(Artefact):
 
     def program(self, workload: str) -> list[str]:
         """Return the command of the judgement."""
-        return ["-m", "studies", NAME, self.candidates, self.baseline]
+        place = [] if workload == self.workload else ["--workload", workload]
+        return ["-m", "studies", NAME, self.candidates, self.baseline, *place]
 
     def next_steps(self, plan: Any) -> list[tuple[str, str]]:
         """Return the command that adds seeds, if all seeds were used without a decision."""
         current = self.module("results").results(plan)
         if not current.inconclusive or current.problem or current.pairs < len(plan.seeds):
             return []
-        more = f"the same command with --max-seeds {2 * len(plan.seeds)}"
+        number = min(2 * len(plan.seeds), self.module("plan").seeds_from(plan.seeds[0]))
+        if number == len(plan.seeds):
+            return []
+        more = f"the same command with --max-seeds {number}"
         return [(more, "adds pairs of seeds; the decision stays valid")]

@@ -38,7 +38,7 @@ def describe(plan: JudgePlan, first_seed: int, tune: int, margin: str) -> dict[s
         "baseline": _side(plan, plan.baseline),
         "candidates": [_side(plan, arm) for arm in plan.candidates],
         "metrics": [scale.metric for scale in plan.scales],
-        "margin": margin,
+        "margin": margin if any(scale.margin for scale in plan.scales) else "0",
         "target": plan.target,
         "combine": plan.combine,
         "first_seed": first_seed,
