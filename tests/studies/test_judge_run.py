@@ -24,7 +24,7 @@ ENVIRONMENT = {
 }
 TIMEOUT = 1500  # seconds, because a busy machine is slow
 PLUGIN = ROOT / "examples" / "custom_optimizer.py"
-SMALL = ("--epochs", "1", "--max-seeds", "3", "--tracking-uri", "none", "--plugin", PLUGIN)
+SMALL = ("--epochs", "3", "--max-seeds", "3", "--tracking-uri", "none", "--plugin", PLUGIN)
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:

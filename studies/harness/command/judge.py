@@ -34,7 +34,7 @@ Exit codes:
   11   equal within the margin
   12   inconclusive, or stopped by the time budget
   1    the baseline has no result, for example because it diverged
-  2    invalid command; nothing was started
+  2    invalid command, or a baseline without a result before; nothing was started
   4    a problem with the disk, the data or Ray, or OUT is in use
   130  stopped by SIGINT
   143  stopped by SIGTERM
@@ -73,7 +73,8 @@ def _judge(sides: tuple[str, ...], **raw: Any) -> int:
     from studies.harness.kinds.judge.results import results
 
     [plan] = judgement.plan(options)
-    return decision_code(results(plan).verdicts)
+    current = results(plan)
+    return SOME_FAILED if current.problem else decision_code(current.verdicts)
 
 
 def decision_code(verdicts: Sequence[Verdict]) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from precond.hyperparameters import HyperparameterError
 from studies.harness.command.results import Result
 from studies.harness.command.session import PathLike, run
 from studies.harness.kinds.judge.judge import Judgement
@@ -19,7 +21,13 @@ class Judged(Result):
 
     @cached_property
     def verdicts(self) -> Sequence[Verdict]:
-        """The verdict on each candidate."""
+        """The verdict on each candidate.
+
+        Raises:
+            ValueError: The call was a dry run, which is not recorded as an attempt.
+        """
+        if self._plans[0].options.dry_run:
+            raise ValueError("a dry run has no verdicts: use report_only=True")
         from studies.harness.kinds.judge.results import results
 
         return results(self._plans[0]).verdicts
@@ -37,8 +45,8 @@ class Judged(Result):
 
 
 def judge(
-    candidate: str | Iterable[str],
-    baseline: str,
+    candidate: PathLike | Iterable[PathLike],
+    baseline: PathLike,
     *,
     workload: str | Sequence[str] | None = None,
     margin: float | str | None = None,
@@ -61,7 +69,7 @@ def judge(
     are decided or all seeds are used, and otherwise resumes.
 
     Args:
-        candidate: One or more sides, such as `"nysact-s:rank=5,lr=0.01"`.
+        candidate: One or more sides, such as `"nysact-s:rank=5,lr=0.01"` or the path of a file.
         baseline: The side to compare with, such as `"sgd"`.
         workload: One or more workloads, which are judged together.
         margin: The largest difference that does not matter: `"5%"` for errors and times, `"0.3pp"`
@@ -87,10 +95,25 @@ def judge(
         KeyboardInterrupt, StoreError: See `studies.run`.
     """
     given = {name: value for name, value in locals().items() if value is not None}
-    names = [candidate] if isinstance(candidate, str) else [*candidate]
     sides = ("candidate", "baseline", "options")
     arguments = {name: given[name] for name in given if name not in sides}
     if "budget" in arguments:
         arguments["time_budget"] = arguments.pop("budget")
-    judgement = Judgement(candidates=",".join(names), baseline=baseline)
+    judgement = Judgement(
+        candidates=",".join(_sides(candidate)), baseline=_side("baseline", baseline)
+    )
     return Judged(run(judgement, **arguments, **options).plans)
+
+
+def _sides(value: Any) -> list[str]:
+    """Return one or more candidates as texts."""
+    several = isinstance(value, Iterable) and not isinstance(value, str | bytes | os.PathLike)
+    return [_side("candidate", side) for side in (value if several else [value])]
+
+
+def _side(name: str, value: Any) -> str:
+    """Return a side as text."""
+    if not isinstance(value, str | os.PathLike):
+        rule = 'must be the name of an optimizer with values, such as "sgd:lr=0.1", or a file'
+        raise HyperparameterError(f"{name} = {value!r}: {rule}")
+    return str(os.fspath(value))

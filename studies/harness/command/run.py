@@ -24,6 +24,7 @@ from studies.harness.kinds.artefact import Artefact, Driver, Plan, Work
 from trainables.store import StoreError
 from trainables.workloads import prepare_data
 
+_OPTIONS = {str(flag.name): flag.opts[0] for flag in FLAGS}
 FREE_BYTES = 50 * 2**20  # required free disk space, for checkpoints, tables and MLflow's database
 
 
@@ -153,11 +154,6 @@ def _locked(root: Path) -> Iterator[int]:
 # ---------------------------------------------------------------------- checks before the start
 
 
-def _spelling(name: str) -> str:
-    """Return the spelling of a common option, such as `--set` for `settings`."""
-    return next(flag.opts[0] for flag in FLAGS if flag.name == name)
-
-
 def plan_all(
     artefacts: Sequence[Artefact], options: Options
 ) -> tuple[list[Plan], list[Work], list[str]]:
@@ -169,7 +165,7 @@ def plan_all(
         return plans, work, errors
     for artefact in artefacts:
         errors += [
-            f"{_spelling(name)}: not available for {artefact.name}, {reason}"
+            f"{_OPTIONS[name]}: not available for {artefact.name}, {reason}"
             for name, reason in artefact.REFUSED.items()
             if name in options.given
         ]

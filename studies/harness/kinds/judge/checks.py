@@ -17,18 +17,7 @@ def check(plan: JudgePlan, budget: int) -> None:
         f"{label}: named twice" for label in dict.fromkeys(labels) if labels.count(label) > 1
     ]
     for scale in plan.scales:
-        keys: dict[str, str] = {}
-        for arm in plan.arms:
-            try:
-                key = arm.resolve(scale.workload, plan.recipe).group_key
-            except HyperparameterError as error:
-                errors += str(error).splitlines()
-                continue
-            twin = keys.setdefault(key, arm.label)
-            if twin != arm.label and not budget:
-                errors.append(
-                    f"{arm.label} and {twin} are the same configuration on {scale.workload}"
-                )
+        errors += _invalid_sides(plan, scale.workload, budget)
     timed = any(scale.metric in scales.TIMES for scale in plan.scales)
     if timed and plan.target is None:
         headline = on_workload("test/headline", plan.scales[0].workload)
@@ -43,6 +32,28 @@ def check(plan: JudgePlan, budget: int) -> None:
         errors += _unmeasured(plan, budget)
     if errors:
         raise HyperparameterError("\n".join(dict.fromkeys(errors)))
+
+
+def _invalid_sides(plan: JudgePlan, workload: str, budget: int) -> list[str]:
+    """Return a line for each error in the sides on a workload, with the labels of these sides."""
+    labels: dict[str, list[str]] = {}
+    keys: dict[str, str] = {}
+    errors: list[str] = []
+    for arm in plan.arms:
+        try:
+            key = arm.resolve(workload, plan.recipe).group_key
+        except HyperparameterError as error:
+            for line in str(error).splitlines():
+                labels.setdefault(line, []).append(arm.label)
+            continue
+        twin = keys.setdefault(key, arm.label)
+        if twin != arm.label and not budget:
+            errors.append(f"{arm.label} and {twin} are the same configuration on {workload}")
+    lines = [
+        line if len(names) == len(plan.arms) else f"{', '.join(names)}: {line}"
+        for line, names in labels.items()
+    ]
+    return [*lines, *errors]
 
 
 def _unmeasured(plan: JudgePlan, budget: int) -> list[str]:

@@ -72,7 +72,7 @@ class Judgement(Artefact):
         "time_budget": "Stop after TIME, such as 90s, 30m or 2h.",
     }
     REFUSED: ClassVar[Mapping[str, str]] = {
-        "smoke": "which has no quick test; use --max-seeds 2 --epochs 1",
+        "smoke": "which has no quick test; use --max-seeds 2 --epochs 3",
         "seeds": "which adds seeds until it can decide; use --max-seeds and --first-seed",
         **dict.fromkeys(("optimizers", "only", "levels", "settings"), NO_ARMS),
         "retry": "because a repeated trial would change a decision",
@@ -109,12 +109,16 @@ class Judgement(Artefact):
 
     def program(self, workload: str) -> list[str]:
         """Return the command of the judgement."""
-        return ["-m", "studies", NAME, self.candidates, self.baseline]
+        place = [] if workload == self.workload else ["--workload", workload]
+        return ["-m", "studies", NAME, self.candidates, self.baseline, *place]
 
     def next_steps(self, plan: Any) -> list[tuple[str, str]]:
         """Return the command that adds seeds, if all seeds were used without a decision."""
         current = self.module("results").results(plan)
         if not current.inconclusive or current.problem or current.pairs < len(plan.seeds):
             return []
-        command = f"the same command with --max-seeds {2 * len(plan.seeds)}"
+        number = min(2 * len(plan.seeds), self.module("plan").seeds_from(plan.seeds[0]))
+        if number == len(plan.seeds):
+            return []
+        command = f"the same command with --max-seeds {number}"
         return [(command, "adds pairs of seeds; the error of the decision stays the same")]

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from precond.counts import counted
 from studies.harness.kinds.judge.judge_plan import JudgePlan
 from trainables.files import append_lines, read_lines, repair_tail
 from trainables.recipes.tuning import SEEDS
+from trainables.store import StoreError
 
 if TYPE_CHECKING:
     from studies.harness.design.arms import Arm
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 NAME = "judgements.jsonl"
 BEGUN, ENDED = "begun", "ended"
+DAMAGED = "is damaged: restore it from a copy, or rename it, so that its attempts are not counted"
 
 
 def describe(plan: JudgePlan, first_seed: int, tune: int, margin: str) -> dict[str, Any]:
@@ -35,7 +38,7 @@ def describe(plan: JudgePlan, first_seed: int, tune: int, margin: str) -> dict[s
         "baseline": _side(plan, plan.baseline),
         "candidates": [_side(plan, arm) for arm in plan.candidates],
         "metrics": [scale.metric for scale in plan.scales],
-        "margin": margin,
+        "margin": margin if any(scale.margin for scale in plan.scales) else "0",
         "target": plan.target,
         "combine": plan.combine,
         "first_seed": first_seed,
@@ -54,15 +57,45 @@ def _side(plan: JudgePlan, arm: Arm) -> dict[str, Any]:
 
 
 def attempts_before(plan: JudgePlan) -> int:
-    """Return the number of attempts against the baseline before this judgement."""
-    lines = read_lines(plan.root / NAME)
-    for line in lines:
-        if line["event"] == BEGUN and line["judgement"] == plan.identity:
-            return int(line["attempts_before"])
-    others = [
-        line for line in lines if line["event"] == BEGUN and _same_baseline(line, plan.record)
-    ]
-    return sum(len(line["candidates"]) for line in others)
+    """Return the number of attempts against the baseline before this judgement.
+
+    Raises:
+        StoreError: The ledger is damaged.
+    """
+    begun = [line for line in _read(plan.root / NAME) if line["event"] == BEGUN]
+    for line in begun:
+        if line["judgement"] == plan.identity:
+            return line["attempts_before"]
+    return sum(len(line["candidates"]) for line in begun if _same_baseline(line, plan.record))
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a ledger. Events of later versions are allowed."""
+    try:
+        lines = read_lines(path)
+    except StoreError:
+        raise StoreError(f"{path} {DAMAGED}") from None
+    for number, line in enumerate(lines, 1):
+        if not _is_valid(line):
+            raise StoreError(f"{path}, line {number} {DAMAGED}")
+    return lines
+
+
+def _is_valid(line: Mapping[str, Any]) -> bool:
+    """Return True if a record has the values that are read from it."""
+    try:
+        event = line["event"]
+        if event not in (BEGUN, ENDED):
+            return isinstance(event, str)
+        texts = [line["judgement"]]
+        if event == BEGUN:
+            texts += [line["baseline"]["optimizer"], *line["workloads"]]
+            before = line["attempts_before"]
+            if not (type(before) is int and before >= 0 and isinstance(line["candidates"], list)):
+                return False
+        return all(isinstance(text, str) for text in texts)
+    except (KeyError, TypeError):
+        return False
 
 
 def _same_baseline(line: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
@@ -72,18 +105,25 @@ def _same_baseline(line: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
 
 def begin(plan: JudgePlan) -> None:
     """Record that a judgement has begun, unless it is in the ledger."""
+    if not _records(plan, BEGUN):
+        _append(plan, BEGUN, {"attempts_before": attempts_before(plan), **plan.record})
+
+
+def _records(plan: JudgePlan, event: str) -> list[dict[str, Any]]:
+    """Return the records of one event of a judgement."""
+    lines = _read(plan.root / NAME)
+    return [x for x in lines if x["event"] == event and x["judgement"] == plan.identity]
+
+
+def _append(plan: JudgePlan, event: str, values: Mapping[str, Any]) -> None:
     path = plan.root / NAME
-    lines = read_lines(path)
-    if any(line["event"] == BEGUN and line["judgement"] == plan.identity for line in lines):
-        return
-    head = {"event": BEGUN, "judgement": plan.identity, "time": time.time()}
-    repair_tail(path)
-    append_lines(path, [{**head, "attempts_before": attempts_before(plan), **plan.record}])
+    repair_tail(path)  # a driver may have been killed while it wrote
+    head = {"event": event, "judgement": plan.identity, "time": time.time()}
+    append_lines(path, [{**head, **values}])
 
 
 def end(plan: JudgePlan, verdicts: Sequence[Verdict], problem: str) -> None:
     """Record the verdicts of a judgement, unless the last record of it has the same ones."""
-    path = plan.root / NAME
     outcome = {
         "verdicts": [
             {
@@ -97,15 +137,9 @@ def end(plan: JudgePlan, verdicts: Sequence[Verdict], problem: str) -> None:
         ],
         "problem": problem,
     }
-    ends = [
-        line
-        for line in read_lines(path)
-        if line["event"] == ENDED and line["judgement"] == plan.identity
-    ]
-    if ends and {name: ends[-1].get(name) for name in outcome} == outcome:
-        return
-    head = {"event": ENDED, "judgement": plan.identity, "time": time.time()}
-    append_lines(path, [{**head, **outcome}])
+    ends = _records(plan, ENDED)
+    if not ends or {name: ends[-1].get(name) for name in outcome} != outcome:
+        _append(plan, ENDED, outcome)
 
 
 def sentence(before: int, plan: JudgePlan) -> str:

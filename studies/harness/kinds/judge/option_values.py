@@ -33,10 +33,19 @@ class Values:
         text = self._texts.get(name)
         if text is None:
             return default
-        if not (text.isdecimal() and low <= int(text) <= high):
+        try:
+            value = int(text)
+        except ValueError:  # no integer, or too many digits
+            value = low - 1
+        if not low <= value <= high:
             self._error(name, text, f"an integer in {low}..{high}")
             return default
-        return int(text)
+        return value
+
+    def text(self, name: str, default: str) -> str:
+        """Return the value of an option."""
+        text = self._texts.get(name)
+        return default if text is None else text.strip()
 
     def number(self, name: str) -> float | None:
         """Return the value of an option, a finite number, or None."""

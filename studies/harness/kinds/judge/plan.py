@@ -25,6 +25,11 @@ from trainables.store import trial_folder
 MAX_SEEDS, LARGEST_SEED = 1000, 2**32 - 1
 
 
+def seeds_from(first: int) -> int:
+    """Return the largest number of seeds of a judgement that begins with a seed."""
+    return min(MAX_SEEDS, LARGEST_SEED - first + 1)
+
+
 def plans(judgement: Judgement, options: Options) -> list[JudgePlan]:
     """Return the plan of a judgement; it contains all workloads (see `Artefact.plan`)."""
     values = Values(options.extra)
@@ -33,20 +38,21 @@ def plans(judgement: Judgement, options: Options) -> list[JudgePlan]:
         values.read(lambda text=text: sides.arm(text)) for text in sides.split(judgement.candidates)
     ]
     baseline = values.read(lambda: sides.arm(judgement.baseline))
-    metric, margin = (
-        options.extra.get("metric") or "test/headline",
-        options.extra.get("margin") or "0",
-    )
+    metric, margin = values.text("metric", "test/headline"), values.text("margin", "0")
     measured = [values.read(lambda name=name: scales.scale(metric, margin, name)) for name in names]
     combine = values.choice("combine", ("average", "product"))
     first = values.integer("first_seed", 0, 0, LARGEST_SEED)
     number = values.integer("max_seeds", 30, 2, MAX_SEEDS)
+    if number > seeds_from(first):
+        last = f"--first-seed = {first}: the last of {number} seeds must be at most {LARGEST_SEED}"
+        values.errors.append(last)
     budget = values.integer("tune", 0, 2, 1000)
     target = values.number("target")
     if values.errors:
         raise HyperparameterError("\n".join(dict.fromkeys(values.errors)))
     fields: dict[str, Any] = {
         "workload": ",".join(names),
+        "selection": f"{', '.join(arm.label for arm in candidates)} vs {baseline.label}",
         "options": options,
         "scales": measured,
         "candidates": candidates,
@@ -70,9 +76,11 @@ def plans(judgement: Judgement, options: Options) -> list[JudgePlan]:
 
 
 def _check_results(plan: JudgePlan) -> None:
-    """Raise `HyperparameterError` if the existing results already prevent a decision."""
-    if problem := results(plan).problem:
-        raise HyperparameterError(problem)
+    """Raise `HyperparameterError` if the existing results already prevent any decision."""
+    current = results(plan)
+    undecided = len(current.inconclusive) == len(plan.candidates)
+    if current.problem and undecided and not plan.options.report_only:
+        raise HyperparameterError(current.problem)
 
 
 def with_trials(plan: JudgePlan) -> JudgePlan:
@@ -115,7 +123,7 @@ def view(plan: JudgePlan) -> View:
         facts=plan.artefact,
         workload=plan.workload,
         options=plan.options,
-        selection=f"{', '.join(plan.labels)} vs {plan.baseline.label}",
+        selection=plan.selection,
         metric=plan.scales[0].metric,
         trials=lambda: reported(plan).trials,
     )

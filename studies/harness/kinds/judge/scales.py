@@ -45,7 +45,7 @@ def scale(metric: str, margin: str, workload: str) -> Scale:
 
 def _margin(text: str, metric: str, ratio: bool) -> float:
     """Return a margin in units of the gain."""
-    match = re.fullmatch(r"([0-9.]+(?:e-?[0-9]+)?)(%|pp)?", text.strip())
+    match = re.fullmatch(r"([0-9.]+(?:e-?[0-9]+)?)(%|pp)?", text)
     try:
         value = float(match[1]) if match else math.nan
     except ValueError:

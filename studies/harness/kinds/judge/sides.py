@@ -13,9 +13,12 @@ from precond.peers.library import canonical
 from precond.registry import name_error
 from studies.harness.design import values
 from studies.harness.design.arms import Arm
+from trainables.settings import LOOP
+from trainables.workloads import RECIPE_SETTINGS
 
 ADVICE = "; or name its file with --plugin"
 SUFFIXES = (".toml", ".json")
+OWN = ("batch_size", "schedule", *LOOP)  # the settings of the recipe that a side may replace
 KEYS = ("optimizer", "hyperparameters", "as_released")
 
 
@@ -43,8 +46,8 @@ def arm(text: str) -> Arm:
     Raises:
         HyperparameterError: One line for each error.
     """
-    if Path(text).suffix in SUFFIXES:
-        return _from_file(Path(text))
+    if Path(text).suffix.lower() in SUFFIXES:
+        return _from_file(Path(text).expanduser())
     name, colon, pairs = text.rpartition(":")
     if not colon or "=" not in pairs:  # a name such as pytorch-optimizer:lion
         name, pairs = text, ""
@@ -55,15 +58,22 @@ def _settings(text: str, optimizer: str, pairs: str) -> dict[str, Any]:
     texts: dict[str, str] = {}
     for pair in filter(None, pairs.split(",")):
         name, equals, value = pair.partition("=")
+        name = values.ALIASES.get(name, name)
         if not (name and equals and value):
-            raise HyperparameterError(f"{text}: must have the form NAME:HYPERPARAMETER=VALUE,...")
-        texts[values.ALIASES.get(name, name)] = value
+            form = "must have the form NAME:HYPERPARAMETER=VALUE,..., with two numbers as 0.9/0.99"
+            raise HyperparameterError(f"{text}: {form}")
+        if name in texts:
+            raise HyperparameterError(f"{text}: {name} has two values")
+        texts[name] = value
     return {} if name_error(optimizer) else values.settings(texts, [optimizer])
 
 
 def _arm(text: str, optimizer: str, overrides: Mapping[str, Any], as_released: bool = False) -> Arm:
     if error := name_error(optimizer, ADVICE):
         raise HyperparameterError(error if text == optimizer else f"{text}: {error}")
+    if common := [name for name in overrides if name in RECIPE_SETTINGS and name not in OWN]:
+        rule = "belongs to the workload, which is the same for both sides; --epochs changes epochs"
+        raise HyperparameterError(f"{text}: {common[0]} {rule}")
     return Arm(
         optimizer=optimizer,
         overrides=overrides,
@@ -73,23 +83,22 @@ def _arm(text: str, optimizer: str, overrides: Mapping[str, Any], as_released: b
 
 
 def _from_file(path: Path) -> Arm:
+    kind = path.suffix[1:].upper()
     try:
-        content = path.read_text()
-        document = tomllib.loads(content) if path.suffix == ".toml" else json.loads(content)
+        content = path.read_text("utf-8-sig")
+        document = tomllib.loads(content) if kind == "TOML" else json.loads(content)
     except OSError as error:
         raise HyperparameterError(f"{path}: {error.strerror}") from None
-    except ValueError as error:  # that of both parsers
-        raise HyperparameterError(
-            f"{path}: not a {path.suffix[1:].upper()} file ({error})"
-        ) from None
+    except (ValueError, RecursionError) as error:  # those of both parsers
+        raise HyperparameterError(f"{path}: not a {kind} file in UTF-8 ({error})") from None
     if not isinstance(document, dict) or not isinstance(document.get("optimizer"), str):
         raise HyperparameterError(f'{path}: must contain the name of an optimizer as "optimizer"')
-    unknown = [key for key in document if key not in KEYS]
-    overrides = document.get("hyperparameters", {})
-    if unknown or not isinstance(overrides, dict):
-        key = unknown[0] if unknown else "hyperparameters"
-        rule = "may contain optimizer, as_released and the table hyperparameters"
-        raise HyperparameterError(f"{path}: {key} is unknown or no table; the file {rule}")
-    return _arm(
-        str(path), canonical(document["optimizer"]), overrides, bool(document.get("as_released"))
-    )
+    overrides, as_released = document.get("hyperparameters", {}), document.get("as_released", False)
+    errors = [f"{name}: unknown; allowed are {', '.join(KEYS)}" for name in {*document} - {*KEYS}]
+    if not isinstance(overrides, dict):
+        errors.append(f"hyperparameters = {overrides!r}: must be a table with values by name")
+    if not isinstance(as_released, bool):
+        errors.append(f"as_released = {as_released!r}: must be true or false")
+    if errors:
+        raise HyperparameterError("\n".join(f"{path}: {line}" for line in sorted(errors)))
+    return _arm(str(path), canonical(document["optimizer"]), overrides, as_released)

@@ -19,6 +19,7 @@ from studies.harness.report.figures.style import set_logarithmic
 from studies.harness.report.judgement_sentences import interval, noun
 
 SPREAD = 0.6  # the width over which the points of several candidates are spread, in pairs
+LARGEST = 300.0  # the largest logarithm of a ratio on the axis, far inside the range of a float
 EMPTY_RANGE = 0.1  # the range of the gains on the axis if no seed has a result of both sides
 REFERENCE: Any = {"color": "0.3", "linewidth": 0.8}
 MARGIN: Any = {"color": "0.3", "linewidth": 0.8, "linestyle": (0, (1, 2))}
@@ -127,7 +128,8 @@ def _set_limits(axes: Axes, effects: Sequence[Effect], name: Literal["x", "y"]) 
     ends = [end for effect in effects for end in effect.interval if math.isfinite(end)]
     low = max(min([low, *ends]), low - room) - 0.1 * room
     high = min(max([high, *ends]), high + room) + 0.1 * room
-    limits = np.sort(_shown(scale, np.array([low, high]))).tolist()
+    ends = np.clip([low, high], -LARGEST, LARGEST) if scale.ratio else np.array([low, high])
+    limits = np.sort(_shown(scale, ends)).tolist()
     if not (scale.ratio and set_logarithmic(axes, limits, name)):
         axes.set(**{f"{name}lim": limits})
 
