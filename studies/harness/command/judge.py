@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from studies.harness.command.cli import flags
-from studies.harness.design.ending import COMPLETE
+from studies.harness.design.ending import COMPLETE, SOME_FAILED
 from studies.harness.kinds.judge.judge import NAME, Judgement
 
 if TYPE_CHECKING:
