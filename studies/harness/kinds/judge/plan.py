@@ -78,8 +78,8 @@ def plans(judgement: Judgement, options: Options) -> list[JudgePlan]:
 def _check_results(plan: JudgePlan) -> None:
     """Raise `HyperparameterError` if the existing results already prevent any decision."""
     current = results(plan)
-    undecided = len(current.inconclusive) == len(plan.candidates)
-    if current.problem and undecided and not plan.options.report_only:
+    is_open = len(current.inconclusive) == len(plan.candidates)
+    if current.problem and is_open and not plan.options.report_only:
         raise HyperparameterError(current.problem)
 
 

@@ -18,7 +18,7 @@ from trainables.workloads import RECIPE_SETTINGS
 
 ADVICE = "; or name its file with --plugin"
 SUFFIXES = (".toml", ".json")
-OWN = ("batch_size", "schedule", *LOOP)  # the settings of the recipe that a side may replace
+OPTIMIZER_SETTINGS = ("batch_size", "schedule", *LOOP)  # a side may replace those of the recipe
 KEYS = ("optimizer", "hyperparameters", "as_released")
 
 
@@ -71,7 +71,8 @@ def _settings(text: str, optimizer: str, pairs: str) -> dict[str, Any]:
 def _arm(text: str, optimizer: str, overrides: Mapping[str, Any], as_released: bool = False) -> Arm:
     if error := name_error(optimizer, ADVICE):
         raise HyperparameterError(error if text == optimizer else f"{text}: {error}")
-    if common := [name for name in overrides if name in RECIPE_SETTINGS and name not in OWN]:
+    shared = {*RECIPE_SETTINGS} - {*OPTIMIZER_SETTINGS}
+    if common := [name for name in overrides if name in shared]:
         rule = "belongs to the workload, which is the same for both sides; --epochs changes epochs"
         raise HyperparameterError(f"{text}: {common[0]} {rule}")
     return Arm(
