@@ -85,4 +85,4 @@ def test_the_time_budget_ends_a_judgement_as_inconclusive(tmp_path: Path):
     code, output, errors = run("signsgd", "sgd", *SMALL, "--out", tmp_path, "--budget", "0.001s")
     assert code == 12, errors
     assert read_lines(tmp_path / ledger.NAME)[-1]["verdicts"][0]["decision"] == "inconclusive"
-    assert "inconclusive" in output
+    assert "no pair of seeds has ended yet" in " ".join(output.split())
