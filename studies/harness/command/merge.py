@@ -31,10 +31,10 @@ DRY_RUN = click.Option(["--dry-run"], is_flag=True, help="Print the copies; writ
 
 @click.command(
     "merge",
-    help="Copy the trials, probes, searches, cost results, judgements and plugins of output folders "
-    "into one. Folders are only read, except that of --into. A result that ended replaces a trial in "
-    "flight. Different results of the same trial, and damaged folders, are refused before anything "
-    "is written. Reports and MLflow's database are not merged, because they can be rebuilt.",
+    help="Copy the trials, probes, searches, cost results, judgements and plugins of output "
+    "folders into one. Folders are only read, except that of --into. A trial that has ended replaces "
+    "one in flight. Different results of the same trial, and damaged folders, are refused before "
+    "anything is written. Reports and MLflow's database are not merged, because they can be rebuilt.",
     params=[
         click.Argument(["sources"], nargs=-1, required=True, type=OUT.type, metavar="FOLDER..."),
         INTO,

@@ -1,4 +1,4 @@
-"""The copies of plugins, which are named by the SHA-256 of their bytes, and the files that name them."""
+"""The copies of plugins, named by the SHA-256 of their bytes, and the files that name a copy."""
 
 from __future__ import annotations
 
