@@ -25,6 +25,7 @@ HARNESS = "studies.harness"
 # later lines.
 ROOMS = [
     {"command"},
+    {"transfer"},
     {"kinds"},
     {"cluster", "tracking", "report"},
     {"evidence"},

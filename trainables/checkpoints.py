@@ -7,7 +7,8 @@ and would not detect flipped bits.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -73,6 +74,23 @@ def write(folder: Path, key: str, lines: Lines, layers: Lines, state: Mapping[st
     sync_directory(folder)
 
 
+def verify(path: Path, key: str) -> dict[str, Any]:
+    """Return the manifest of a checkpoint, after a comparison of all hashes.
+
+    Raises:
+        Damaged: The checkpoint does not match its manifest, or belongs to another trial.
+        OSError: The files could not be read.
+    """
+    with _damage():
+        manifest = json.loads((path / "manifest.json").read_bytes())
+        claimed = manifest.pop("digest")
+        if claimed != digest(manifest) or manifest["key"] != key:
+            raise Damaged("manifest mismatch")
+        if checksum(path / "state.pt") != manifest["sha256"]:
+            raise Damaged("sha256 mismatch")
+        return manifest
+
+
 def read(path: Path, key: str) -> tuple[Lines, Lines, dict[str, Any]]:
     """Return a checkpoint's records of epochs, rows of diagnostics and state.
 
@@ -80,15 +98,17 @@ def read(path: Path, key: str) -> tuple[Lines, Lines, dict[str, Any]]:
         Damaged: The checkpoint does not match its manifest, or belongs to another trial.
         OSError: The files could not be read.
     """
-    try:
-        manifest = json.loads((path / "manifest.json").read_bytes())
-        claimed = manifest.pop("digest")
-        if claimed != digest(manifest) or manifest["key"] != key:
-            raise Damaged("manifest mismatch")
-        if checksum(path / "state.pt") != manifest["sha256"]:
-            raise Damaged("sha256 mismatch")
+    manifest = verify(path, key)
+    with _damage():
         lines, layers = (json.loads(manifest[name]) for name in ("lines", "layers"))
         return lines, layers, torch.load(path / "state.pt", weights_only=True, map_location="cpu")
+
+
+@contextmanager
+def _damage() -> Iterator[None]:
+    """Raise `Damaged` for each error that the content of a checkpoint can cause."""
+    try:
+        yield
     except (
         FileNotFoundError,
         ValueError,

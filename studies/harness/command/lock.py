@@ -22,8 +22,13 @@ LENGTH = 512  # bytes of the lock file
 
 
 @contextmanager
-def exclusive(root: Path) -> Iterator[int]:
+def exclusive(root: Path, after: int = 0) -> Iterator[int]:
     """Lock the output folder, and yield the generation of this driver.
+
+    Args:
+        root: The output folder.
+        after: A number below the generation. A merge passes the highest generation of the folders
+            that it copies from, because the attempts of their trials contain these generations.
 
     Raises:
         StoreError: Another driver has locked the folder. The message names its process.
@@ -38,7 +43,7 @@ def exclusive(root: Path) -> Iterator[int]:
         except BlockingIOError as error:
             advice = "wait until it ends, or choose another folder with --out"
             raise StoreError(f"{root} is in use by {_holder(path)}: {advice}") from error
-        generation = (lock_generation(root) or 0) + 1
+        generation = max(lock_generation(root) or 0, after) + 1
         holder = {
             "generation": generation,
             "pid": os.getpid(),
@@ -53,6 +58,25 @@ def exclusive(root: Path) -> Iterator[int]:
         yield generation
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def unused(root: Path) -> Iterator[None]:
+    """Keep drivers from starting in an output folder, which is only read and may be read-only.
+
+    Raises:
+        StoreError: A driver has locked the folder. The message names its process.
+    """
+    path = root / ".lock"
+    if not path.exists():  # no driver has used the folder, or it was copied without the lock
+        yield
+        return
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreError(f"{root} is in use by {_holder(path)}: wait until it ends") from error
+        yield
 
 
 def holder(root: Path) -> str | None:

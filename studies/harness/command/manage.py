@@ -9,7 +9,7 @@ import click
 from rich.table import Column, Table
 
 from precond.hyperparameters import HyperparameterError
-from studies.harness.command import files, listing, tracking, trials
+from studies.harness.command import archive, files, listing, merge, tracking, trials
 from studies.harness.command.catalogue import OUT, artefacts, markdown
 from studies.harness.command.cli import EXIT_CODES, SETTINGS
 from studies.harness.command.flags import FLAGS
@@ -25,7 +25,9 @@ GROUP = click.Group(
     help="List, run and inspect the studies. To run a single study, use its file: python "
     "studies/NAME.py --help",
 )
-for _command in (TUNE_RECIPE, JUDGE, *listing.COMMANDS, *trials.COMMANDS, *tracking.COMMANDS):
+TRANSFER = (*merge.COMMANDS, *archive.COMMANDS)
+COMMANDS = (*listing.COMMANDS, *trials.COMMANDS, *TRANSFER, *tracking.COMMANDS)
+for _command in (TUNE_RECIPE, JUDGE, *COMMANDS):
     GROUP.add_command(_command)
 
 
