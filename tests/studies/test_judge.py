@@ -16,7 +16,7 @@ from studies.harness.command.judge import COMMAND, decision_code
 from studies.harness.command.options import parse
 from studies.harness.design.arms import Trial
 from studies.harness.kinds.judge import ledger
-from studies.harness.kinds.judge.execute import PairSource
+from studies.harness.kinds.judge.execute import PairSource, amount
 from studies.harness.kinds.judge.judge import Judgement
 from studies.harness.kinds.judge.judge_plan import JudgePlan
 from studies.harness.kinds.judge.results import Results, results
@@ -270,6 +270,12 @@ def test_no_pair_is_trained_before_the_tuning_is_complete(tmp_path: Path):
     trials = [source.next(100) for _ in range(14)]
     fractions = [trial.config.train_fraction for trial in trials if trial]
     assert fractions == [0.9] * 12 and not source.finished()
+
+
+def test_the_progress_counts_the_pairs_before_the_tuning_is_complete(tmp_path: Path):
+    planned = plan(tmp_path, tune=2, max_seeds=5)
+    expected = planned.artefact.missing(planned).trials
+    assert len(expected) == 12 and amount(planned, expected) == (12 + 10, 22 * 20)
 
 
 def test_tuning_without_a_winner_is_an_error(tmp_path: Path):

@@ -30,8 +30,8 @@ def execute(plans: Sequence[JudgePlan], driver: Driver) -> None:
         ledger.begin(plan)
         source = PairSource(plan)
         expected = plan.artefact.missing(plan).trials
-        epochs = sum(trial.config.epochs for trial in expected)
-        progress = StudyProgress([], driver.console, unnamed=len(expected), epochs=epochs)
+        number, epochs = amount(plan, expected)
+        progress = StudyProgress([], driver.console, unnamed=number, epochs=epochs)
         with progress:
             ending = pairs.train(
                 source, expected, driver.options, driver.generation, progress, driver.on_lost
@@ -40,6 +40,24 @@ def execute(plans: Sequence[JudgePlan], driver: Driver) -> None:
             raise Stopped(*STOPS[ending])
         if problem := results(plan).problem:
             raise Stopped(SOME_FAILED, problem)
+
+
+def amount(plan: JudgePlan, expected: Sequence[Trial]) -> tuple[int, int]:
+    """Return the largest number of trials that a judgement may train, and of their epochs.
+
+    Args:
+        plan: The plan.
+        expected: The missing trials that are known. Before the tuning is complete, they do not
+            contain those of the pairs.
+    """
+    number, epochs = len(expected), sum(trial.config.epochs for trial in expected)
+    if results(plan).sides is None:
+        pairs = [
+            arm.resolve(scale.workload, plan.recipe) for scale in plan.scales for arm in plan.arms
+        ]
+        number += len(plan.seeds) * len(pairs)
+        epochs += len(plan.seeds) * sum(config.epochs for config in pairs)
+    return number, epochs
 
 
 class PairSource:
