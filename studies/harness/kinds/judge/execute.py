@@ -105,10 +105,7 @@ class PairSource:
 
     def _waiting(self, room: int) -> list[Trial]:
         if self._results.sides is None:
-            tuning = [
-                t for sides in self._plan.tuning.values() for part in sides.values() for t in part
-            ]
-            return status.missing(tuning, self._plan.root)
+            return status.missing(self._plan.tuning_trials, self._plan.root)
         sides = 1 + len(self._results.inconclusive)
         return self._results.needed(max(1, room // (sides * len(self._plan.scales))))
 

@@ -76,6 +76,11 @@ class JudgePlan(Plan):
         name = re.sub(r"[^A-Za-z0-9=.,+-]+", "-", name)[:MAX_LENGTH]
         return self.root / "reports" / self.artefact.name / f"{name}+{self.identity[:8]}"
 
+    @property
+    def tuning_trials(self) -> list[Trial]:
+        """The trials that tune the sides, workload by workload and side by side."""
+        return [t for sides in self.tuning.values() for side in sides.values() for t in side]
+
     def sides(self) -> dict[str, dict[str, Trial]] | None:
         """Return the trial of each side with seed 0, by workload and label.
 

@@ -85,9 +85,10 @@ def _check_results(plan: JudgePlan) -> None:
 
 def with_trials(plan: JudgePlan) -> JudgePlan:
     """Return the plan with the trials of the tuning and, once the sides are tuned, of all pairs."""
-    trials = [t for by_label in plan.tuning.values() for side in by_label.values() for t in side]
     known = plan.sides()
-    return replace(plan, trials=[*trials, *(plan.pairs(known, plan.seeds) if known else ())])
+    return replace(
+        plan, trials=[*plan.tuning_trials, *(plan.pairs(known, plan.seeds) if known else ())]
+    )
 
 
 # ---------------------------------------------------------------------- work
@@ -96,7 +97,7 @@ def with_trials(plan: JudgePlan) -> JudgePlan:
 def missing(plan: JudgePlan) -> Work:
     """Return the trials that may be trained; none with `--report-only` or at the end."""
     current = results(plan)
-    tuning_trials = [t for sides in plan.tuning.values() for side in sides.values() for t in side]
+    tuning_trials = plan.tuning_trials
     untuned = status.missing(tuning_trials, plan.root)
     done = current.done or plan.options.report_only
     todo = [] if done else [*untuned, *current.needed(len(plan.seeds))]
