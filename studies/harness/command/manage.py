@@ -15,6 +15,7 @@ from studies.harness.command.cli import EXIT_CODES, SETTINGS
 from studies.harness.command.flags import FLAGS
 from studies.harness.command.judge import COMMAND as JUDGE
 from studies.harness.command.screen import redirected, refuse, terminal
+from studies.harness.command.slurm import COMMAND as SLURM
 from studies.harness.command.tune import COMMAND as TUNE_RECIPE
 from studies.harness.design.ending import COMPLETE
 from studies.harness.kinds.artefact import Artefact
@@ -25,7 +26,14 @@ GROUP = click.Group(
     help="List, run and inspect the studies. To run a single study, use its file: python "
     "studies/NAME.py --help",
 )
-for _command in (TUNE_RECIPE, JUDGE, *listing.COMMANDS, *trials.COMMANDS, *tracking.COMMANDS):
+for _command in (
+    TUNE_RECIPE,
+    JUDGE,
+    SLURM,
+    *listing.COMMANDS,
+    *trials.COMMANDS,
+    *tracking.COMMANDS,
+):
     GROUP.add_command(_command)
 
 
