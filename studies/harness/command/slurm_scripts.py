@@ -10,6 +10,8 @@ from pathlib import Path
 STOP_SECONDS = 120  # between SIGTERM and the time limit; a driver ends within about a minute
 MARK = "# Written by `python -m studies slurm`."
 
+# The exit code is in a file, because that of `ray symmetric-run` may be another one: 0 if Ray does not
+# start, and 1 if its own connection to Ray breaks at the end.
 # Slurm sends SIGTERM to this shell only. Ray's processes must not receive it before the driver has
 # ended, so the shell forwards it to the driver.
 _FUNCTIONS = """
