@@ -134,9 +134,9 @@ def report_script(job: Job, command: Sequence[str]) -> str:
     return "\n".join([*_head(job, f"Write the report of {job.study}."), "", _words(command), ""])
 
 
-def _head(job: Job, purpose: str, *further: str) -> Iterator[str]:
+def _head(job: Job, purpose: str, *options: str) -> Iterator[str]:
     """Yield the lines up to the variables of the environment."""
-    log = "%x-%A_%a.log" if further else "%x-%j.log"
+    log = "%x-%A_%a.log" if options else "%x-%j.log"
     requests = {
         "job-name": job.study,
         "nodes": job.nodes,
@@ -160,7 +160,7 @@ def _head(job: Job, purpose: str, *further: str) -> Iterator[str]:
     yield "#SBATCH --open-mode=append"
     yield "#SBATCH --requeue"
     yield f"#SBATCH --signal=B:TERM@{STOP_SECONDS}"
-    yield from (f"#SBATCH {line}" for line in further)
+    yield from (f"#SBATCH {option}" for option in options)
     yield ""
     yield f"export PATH={_word(job.programs)}:$PATH"
     yield from (f"export {name}={_word(value)}" for name, value in job.variables)
