@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup setup-ui docs study studies test test-slow test-cluster test-peers test-statistics mutants faults faults-ci audit lint ui lock
+.PHONY: help setup setup-ui docs study studies test test-slow test-cluster test-slurm test-peers test-statistics mutants faults faults-ci audit lint ui lock
 
 help:
 	@echo "make setup         install everything into .venv"
@@ -13,6 +13,7 @@ help:
 	@echo "make test          run the tests"
 	@echo "make test-slow     test a step of every large model with every optimizer; this is slow"
 	@echo "make test-cluster  test real Ray clusters of several nodes; tests that this machine cannot run are skipped"
+	@echo "make test-slurm    test jobs on a real Slurm of two nodes on this machine"
 	@echo "make test-peers NYSACT=PATH  compare with the authors' optimizers in a checkout of hseung88/nysact"
 	@echo "make test-statistics  measure the error rates of the statistics on simulated tables, in a few minutes"
 	@echo "make mutants       plant every known bug in turn; each must make a test fail"
@@ -80,6 +81,10 @@ test-slow: setup
 # network namespaces.
 test-cluster: setup
 	$(BIN)/python -m pytest -m cluster -rs tests/cluster
+
+# Requires root and Debian's slurm-wlm and munge, in addition to the packages above.
+test-slurm: setup
+	$(BIN)/python -m pytest -m cluster -rs tests/cluster/test_slurm_jobs.py
 
 # The authors' code is not a part of this repository. Without NYSACT, the tests are skipped.
 test-peers: setup

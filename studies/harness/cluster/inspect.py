@@ -26,6 +26,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from precond.counts import counted
+from studies.harness.cluster.stopping import defer_signals
 from studies.harness.design.options import Options
 from trainables import packing
 from trainables.config import TrialConfig
@@ -61,7 +62,8 @@ def inspect(address: str, options: Options) -> tuple[str, list[str]]:
     except OSError as problem:
         return "", [f"cannot write to {options.root} ({problem.strerror or problem})"]
     finally:
-        ray.shutdown()
+        with defer_signals():
+            ray.shutdown()
 
 
 def connect(address: str) -> None:
@@ -81,7 +83,9 @@ def connect(address: str) -> None:
             f"no Ray cluster answers at {address} ({why}): start the cluster, or correct the address"
         ) from error
     try:
-        ray.init(address=server, log_to_driver=False, logging_level=logging.ERROR)
+        # Ray would install handlers of SIGTERM that abort the command.
+        with defer_signals():
+            ray.init(address=server, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         why = str(error).strip().partition("\n")[0]
         hint = "; if the cluster requires a token, set RAY_AUTH_MODE=token"

@@ -15,6 +15,7 @@ from studies.harness.command.cli import EXIT_CODES, SETTINGS
 from studies.harness.command.flags import FLAGS
 from studies.harness.command.judge import COMMAND as JUDGE
 from studies.harness.command.screen import redirected, refuse, terminal
+from studies.harness.command.slurm import COMMAND as SLURM
 from studies.harness.command.tune import COMMAND as TUNE_RECIPE
 from studies.harness.design.ending import COMPLETE
 from studies.harness.kinds.artefact import Artefact
@@ -27,7 +28,7 @@ GROUP = click.Group(
 )
 TRANSFER = (*merge.COMMANDS, *archive.COMMANDS)
 COMMANDS = (*listing.COMMANDS, *trials.COMMANDS, *TRANSFER, *tracking.COMMANDS)
-for _command in (TUNE_RECIPE, JUDGE, *COMMANDS):
+for _command in (TUNE_RECIPE, JUDGE, SLURM, *COMMANDS):
     GROUP.add_command(_command)
 
 
