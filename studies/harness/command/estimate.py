@@ -174,8 +174,13 @@ def committed(root: Path) -> dict[Cost, dict[int, float]]:
 
 def _epoch_seconds(config: TrialConfig, known: Mapping[int, float] | None, probe: Probe) -> float:
     if known:
-        return known[min(known, key=lambda size: abs(math.log(size / config.batch_size)))]
+        return nearest_rate(known, config.batch_size)
     return probe.seconds * workload(config.workload).source.train_examples * config.train_fraction
+
+
+def nearest_rate(known: Mapping[int, float], batch_size: int) -> float:
+    """Return the seconds per epoch of the measured batch size that is nearest in its logarithm."""
+    return known[min(known, key=lambda size: abs(math.log(size / batch_size)))]
 
 
 def probe(config: TrialConfig, steps: int = PROBE_STEPS, seconds: float = PROBE_SECONDS) -> Probe:

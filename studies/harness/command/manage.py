@@ -12,6 +12,7 @@ from precond.hyperparameters import HyperparameterError
 from studies.harness.command import archive, files, listing, merge, tracking, trials
 from studies.harness.command.catalogue import OUT, artefacts, markdown
 from studies.harness.command.cli import EXIT_CODES, SETTINGS
+from studies.harness.command.estimating import COMMAND as ESTIMATE
 from studies.harness.command.flags import FLAGS
 from studies.harness.command.judge import COMMAND as JUDGE
 from studies.harness.command.screen import redirected, refuse, terminal
@@ -28,7 +29,7 @@ GROUP = click.Group(
 )
 TRANSFER = (*merge.COMMANDS, *archive.COMMANDS)
 COMMANDS = (*listing.COMMANDS, *trials.COMMANDS, *TRANSFER, *tracking.COMMANDS)
-for _command in (TUNE_RECIPE, JUDGE, SLURM, *COMMANDS):
+for _command in (TUNE_RECIPE, JUDGE, SLURM, ESTIMATE, *COMMANDS):
     GROUP.add_command(_command)
 
 

@@ -1,0 +1,50 @@
+"""The command `python -m studies estimate`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+HELP = """Estimate when the missing trials of a study end on a cluster, and what they cost, with
+machines that can be lost at any time (spot machines) and without. Options after -- are those of the
+study. Nothing is started.
+
+The time of an epoch is the median of the committed epochs of the same workload and optimizer in the
+output folder.
+"""
+
+
+def _estimate(study: str, flags: tuple[str, ...], **raw: Any) -> int:
+    from studies.harness.command import spot_estimate
+    from studies.harness.command.problems import guarded
+
+    return guarded(lambda: spot_estimate.run(study, flags, raw))
+
+
+_AT_LEAST_ONE = click.IntRange(min=1)
+_POSITIVE, _NOT_NEGATIVE = click.FloatRange(min=0, min_open=True), click.FloatRange(min=0)
+COMMAND = click.Command(
+    "estimate",
+    callback=_estimate,
+    params=[
+        click.Argument(["study"], metavar="STUDY|FILE"),
+        click.Argument(["flags"], nargs=-1, type=click.UNPROCESSED, metavar="[-- OPTIONS]"),
+        click.Option(["--price"], type=_NOT_NEGATIVE, required=True, metavar="USD",
+                     help="Price of a GPU of a spot machine for an hour."),
+        click.Option(["--on-demand-price"], type=_NOT_NEGATIVE, metavar="USD",
+                     help="Price of a GPU of a machine that is not lost, to compare."),
+        click.Option(["--preemption-rate"], type=_NOT_NEGATIVE, required=True, metavar="RATE",
+                     help="Expected losses of a spot machine per hour, such as 0.05."),
+        click.Option(["--machines"], type=_AT_LEAST_ONE, required=True, metavar="N",
+                     help="Largest number of machines."),
+        click.Option(["--gpus-per-machine"], type=_AT_LEAST_ONE, default=1, metavar="N",
+                     show_default=True, help="GPUs of each machine."),
+        click.Option(["--startup"], type=_NOT_NEGATIVE, default=300.0, metavar="SECONDS",
+                     show_default=True, help="Time until a new machine trains; it is paid."),
+        click.Option(["--epoch-seconds"], type=_POSITIVE, metavar="SECONDS",
+                     help="Time of an epoch, to use instead of measured epochs."),
+    ],
+    help=HELP,
+    no_args_is_help=True,
+)  # fmt: skip
