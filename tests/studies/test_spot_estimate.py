@@ -101,6 +101,17 @@ def test_trials_share_a_gpu(estimate: Estimate, capsys: pytest.CaptureFixture[st
             ["--preemption-rate", "30", "--epoch-seconds", "900", *STUDY_FLAGS],
             "--preemption-rate = 30: must be at most 6 per hour, because a machine needs 20 min",
         ),
+        (  # commits after each fifth epoch
+            [
+                "--preemption-rate",
+                "4",
+                "--epoch-seconds",
+                "360",
+                *STUDY_FLAGS,
+                "--commit-every=1500",
+            ],
+            "--preemption-rate = 4: must be at most 3.43 per hour, because a machine needs 35 min",
+        ),
         (
             ["--preemption-rate", "0", *STUDY_FLAGS],
             "sgd on digits/autoencoder: no epochs in ",
