@@ -113,6 +113,14 @@ def test_trials_share_a_gpu(estimate: Estimate, capsys: pytest.CaptureFixture[st
             "--preemption-rate = 4: must be at most 3.43 per hour, because a machine needs 35 min",
         ),
         (
+            ["--preemption-rate", "nan", *STUDY_FLAGS],
+            "Invalid value for '--preemption-rate': nan is not in the range 0<=x<=1000000.0",
+        ),
+        (
+            ["--preemption-rate", "0", "--epoch-seconds", "0", *STUDY_FLAGS],
+            "Invalid value for '--epoch-seconds': 0.0 is not in the range 0.001<=x<=1000000.0",
+        ),
+        (
             ["--preemption-rate", "0", *STUDY_FLAGS],
             "sgd on digits/autoencoder: no epochs in ",
         ),
