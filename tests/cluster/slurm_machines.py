@@ -36,6 +36,7 @@ SlurmdParameters=config_overrides
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 ReturnToService=2
+EnforcePartLimits=ALL
 KillWait=60
 """
 MUNGED = (
