@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup setup-ui docs study studies test test-slow test-cluster test-slurm test-peers test-statistics mutants faults faults-ci audit lint ui lock
+.PHONY: help setup setup-ui docs study studies test test-slow test-cluster test-slurm test-peers test-kuberay test-statistics mutants faults faults-ci audit lint ui lock
 
 help:
 	@echo "make setup         install everything into .venv"
@@ -15,6 +15,7 @@ help:
 	@echo "make test-cluster  test real Ray clusters of several nodes; tests that this machine cannot run are skipped"
 	@echo "make test-slurm    test jobs on a real Slurm of two nodes on this machine"
 	@echo "make test-peers NYSACT=PATH  compare with the authors' optimizers in a checkout of hseung88/nysact"
+	@echo "make test-kuberay KUBERAY=PATH  compare deploy/kuberay.yaml with the schemas in a checkout of ray-project/kuberay"
 	@echo "make test-statistics  measure the error rates of the statistics on simulated tables, in a few minutes"
 	@echo "make mutants       plant every known bug in turn; each must make a test fail"
 	@echo "make faults        inject the full number of faults, which takes hours"
@@ -89,6 +90,10 @@ test-slurm: setup
 # The authors' code is not a part of this repository. Without NYSACT, the tests are skipped.
 test-peers: setup
 	NYSACT="$(NYSACT)" $(BIN)/python -m pytest -m peers -rs tests/precond/test_released.py
+
+# KUBERAY is a checkout of ray-project/kuberay, whose schemas are too large for this repository.
+test-kuberay: setup
+	KUBERAY="$(KUBERAY)" $(BIN)/python -m pytest -m cluster -rs tests/cluster/test_kuberay_schema.py
 
 # The measured rates are printed as a table, of which docs/statistics.md has a copy.
 test-statistics: setup

@@ -6,10 +6,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from ray.autoscaler._private.kuberay import node_provider
+from ray.autoscaler._private.kuberay.autoscaling_config import (
+    _derive_autoscaling_config_from_ray_cr,
+)
 
+from studies.harness.cluster import inspect
 from studies.harness.cluster.check import check, problems
 from studies.harness.published import strict_yaml
 
@@ -25,8 +31,11 @@ USER_VALUES = {
     "192.0.2.": "10.1.2.",
     "/EXAMPLE": "/shared",
     "user EXAMPLE": "user me",
+    "EXAMPLE/precond:1": "example.org/precond:1",
+    "&storage_class EXAMPLE": "&storage_class nfs",
 }
-FILES = ["cluster.yaml", "cluster.local.yaml"]
+RAY_FILES = ["cluster.yaml", "deploy/local.yaml"]
+FILES = [*RAY_FILES, "deploy/kuberay.yaml"]
 
 
 def file_with_user_values(name: str) -> str:
@@ -45,16 +54,47 @@ def test_file_with_replaced_examples_passes_the_check(name):
 def test_example_values_are_at_the_top_and_refused(name):
     lines = problems(yaml.safe_load((ROOT / name).read_text()))
     examples = [value for value in USER_VALUES if value in (ROOT / name).read_text()]
-    assert len(lines) >= len(examples) >= 3 and all("still the example's" in line for line in lines)
-    top = (ROOT / name).read_text().partition("\ncluster_name:")[0]
+    assert len(lines) >= len(examples) >= 2 and all("still the example's" in line for line in lines)
+    top = re.split("\ncluster_name:|kind: PersistentVolumeClaim", (ROOT / name).read_text())[0]
     assert all((ROOT / name).read_text().count(value) == top.count(value) for value in examples)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", RAY_FILES)
 def test_file_passes_rays_validation(name):
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     validate_config(prepare_config(yaml.safe_load(file_with_user_values(name))))
+
+
+def ray_cluster() -> dict[str, Any]:
+    """Return the object that KubeRay creates for the job of deploy/kuberay.yaml."""
+    items = yaml.safe_load(file_with_user_values("deploy/kuberay.yaml"))["items"]
+    [job] = [item for item in items if item["kind"] == "RayJob"]
+    metadata = {"name": "precond-x7", "namespace": "me"}
+    return {"metadata": metadata, "spec": job["spec"]["rayClusterSpec"]}
+
+
+def test_rays_autoscaler_reads_the_workers_of_kuberay():
+    types = _derive_autoscaling_config_from_ray_cr(ray_cluster())["available_node_types"]
+    head, workers = types["headgroup"], types["gpu"]
+    assert head["resources"]["CPU"] == 0 and "GPU" not in head["resources"]
+    assert (workers["min_workers"], workers["max_workers"]) == (0, 8)
+    assert (workers["resources"]["CPU"], workers["resources"]["GPU"]) == (4, 1)
+
+
+def test_check_of_nodes_counts_workers_that_kuberay_can_start(monkeypatch: pytest.MonkeyPatch):
+    paths = set()
+
+    def get(client: Any, path: str) -> dict[str, Any]:
+        paths.add(path)
+        return ray_cluster()
+
+    monkeypatch.setattr(node_provider.KubernetesHttpApiClient, "get", get)
+    monkeypatch.setattr(inspect, "_alive", lambda: [])
+    monkeypatch.setenv("RAY_CLUSTER_NAME", "precond-x7")
+    monkeypatch.setenv("RAY_CLUSTER_NAMESPACE", "me")
+    assert (max(inspect._offers("CPU")), sum(inspect._offers("GPU"))) == (4, 8)
+    assert paths == {"rayclusters/precond-x7"}
 
 
 # Mistakes: (text of the file, its replacement, part of the message).
@@ -124,9 +164,63 @@ MISTAKES_IN_BOTH = [
     ("make -C ~/checkout setup", "echo", "must contain make setup"),
     (" --autoscaling-config=~/ray_bootstrap_config.yaml", "", "Ray starts no workers"),
 ]
+KUBERAY_MISTAKES = [
+    ("rayClusterSpec:", "rayClusterSpc:", "spec.rayClusterSpc: unknown key"),
+    ("backoffLimit", "backofLimit", 'Did you mean "backoffLimit"'),
+    ("rayStartParams: {}", "rayStartParam: {}", 'Did you mean "rayStartParams"'),
+    ("runAsNonRoot: true", "runAsNonRoot: false", "a trial needs no rights of root"),
+    ("runAsUser: 1000", "runAsUser: 0", "runAsUser = 0: must be >= 1"),
+    (
+        "allowPrivilegeEscalation: false",
+        "allowPrivilegeEscalation: true",
+        "needs no rights of root",
+    ),
+    ("drop: [ALL]", "drop: [NET_RAW]", "must contain ALL"),
+    ("drop: [ALL]}", "drop: [ALL]}, privileged: true", "access to its node"),
+    ("restartPolicy: Never", "hostNetwork: true", "access to its node"),
+    ("persistentVolumeClaim: {claimName: precond}}", "hostPath: {path: /}}", "access to its node"),
+    ("authOptions: {mode: token,", "authOptions: {mode: disabled,", "everyone who reaches a port"),
+    ("        authOptions: {mode: token, secretName: precond-token}\n", "", "authOptions: missing"),
+    ('rayStartParams: {num-cpus: "0"}', 'rayStartParams: {num-cpus: "2"}', "trains nothing"),
+    ("minReplicas: 0", "minReplicas: 1", "idle workers cost money"),
+    ("maxReplicas: 8", "maxReplicas: 0", "maxReplicas = 0: must be >= 1"),
+    ("shutdownAfterJobFinishes: true", "shutdownAfterJobFinishes: false", "costs money"),
+    ("idleTimeoutSeconds: 300", "idleTimeoutSeconds: 86400", "must be > 0 and <= 3600"),
+    ("enableInTreeAutoscaling: true", "enableInTreeAutoscaling: false", "no worker starts"),
+    ('rayVersion: "2.60.0"', 'rayVersion: "2.9.0"', 'rayVersion = "2.9.0": must be '),
+    ("precond:1\n", "precond:latest\n", "must have a version, such as :1"),
+    ("ports: [{port: 5000}]", "ports: [{port: 5000}]\n      type: LoadBalancer", "to the outside"),
+    ("[{podSelector: {matchLabels: *labels}}]", "[]", "must name the pods that it admits"),
+    ("matchLabels: &labels {app: precond}", "matchLabels: &labels {app: x}", "no NetworkPolicy"),
+    ("--address auto", "", "must contain --address auto"),
+    (
+        'value: "http://mlflow:5000"',
+        'value: "http://me:pass@mlflow:5000"',
+        "a password in an address",
+    ),
+    (
+        "- {name: MLFLOW_TRACKING_URI, value",
+        "- {name: AWS_SECRET_ACCESS_KEY, value",
+        "secretKeyRef",
+    ),
+    (
+        "volumeMounts:\n                      - {name: precond, mountPath: /mnt/precond}\n",
+        "volumeMounts:\n",
+        "must mount precond at /mnt/precond, as the head does",
+    ),
+    (
+        "              resources:\n                requests: {cpu: 500m, memory: 1Gi}\n"
+        "                limits: {cpu: 500m, memory: 1Gi}\n",
+        "",
+        "resources: missing",
+    ),
+    ("kind: ConfigMap", "kind: Secret", "a secret in a file"),
+    ("kind: RayJob", "kind: RayJobs", "0 objects of the kind RayJob"),
+]
 MISTAKES = [
+    *(("deploy/kuberay.yaml", *mistake) for mistake in KUBERAY_MISTAKES),
     *(("cluster.yaml", *mistake) for mistake in AWS_MISTAKES + MISTAKES_IN_BOTH),
-    *(("cluster.local.yaml", *mistake) for mistake in LOCAL_MISTAKES + MISTAKES_IN_BOTH),
+    *(("deploy/local.yaml", *mistake) for mistake in LOCAL_MISTAKES + MISTAKES_IN_BOTH),
 ]
 
 
@@ -186,7 +280,7 @@ def test_check_cluster_prints_values_to_replace_and_missing_files(tmp_path: Path
     outputs = []
     for path in (ROOT / "cluster.yaml", file):
         command = [sys.executable, "-m", "studies", "check-cluster", path]
-        process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        process = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
         assert process.returncode == 2 and "Traceback" not in process.stderr
         outputs.append(process.stderr)
     assert 'metadata.subnets[0] = "subnet-0000' in outputs[0]

@@ -1,4 +1,4 @@
-"""`ray up`, `ray submit` and `ray down` with cluster.local.yaml over SSH; a worker is powered off.
+"""`ray up`, `ray submit` and `ray down` with deploy/local.yaml over SSH; a worker is powered off.
 
 The four simulated machines (`machines.py`) are a launcher, a head and two workers. The metrics of
 all trials must be equal to those of the same study on one machine.
@@ -56,11 +56,11 @@ def machines(tmp_path: Path) -> Iterator[Machines]:
 
 
 def cluster_file() -> str:
-    """Return cluster.local.yaml with the values of the simulated machines.
+    """Return deploy/local.yaml with the values of the simulated machines.
 
     Each worker has one CPU slot and little memory, because the machines share the host.
     """
-    text = (ROOT / "cluster.local.yaml").read_text()
+    text = (ROOT / "deploy/local.yaml").read_text()
     memory = "--object-store-memory=100000000"
     environment = "PYTHONPATH=$HOME/checkout RAY_raylet_start_wait_time_s=180"
     address = "--address=$RAY_HEAD_IP:6379"
@@ -95,11 +95,7 @@ def test_study_completes_after_one_of_two_workers_is_powered_off(
 ):
     file = "/run/machine/cluster.yaml"
     outputs = machines.shared / "outputs"
-    check = machines.run(
-        "launcher", f"cd {ROOT} && python -m studies check-cluster {file}", check=False
-    )
-    # The check fails because relative paths in the file refer to /run/machine, not to the sources.
-    assert "cluster.yaml: file_mounts: precond does not exist" in check.stderr
+    machines.run("launcher", f"cd {ROOT} && python -m studies check-cluster {file}")
     machines.run("launcher", f"cd {ROOT} && ray up -y {file}", timeout=600)
     deadline = time.monotonic() + 300
     count_nodes = f"ray exec {file} 'python {COUNT_NODES}'"

@@ -425,7 +425,10 @@ def test_every_study_of_the_project_is_valid(run_studies_command):
 
 def test_a_command_without_arguments_prints_its_help(run_studies_command):
     code, _, err = run_studies_command()
-    assert code == 2 and "check-cluster  Check a cluster file before `ray up`.\n" in err
+    assert (
+        code == 2
+        and "check-cluster  Check a cluster file before `ray up` or `kubectl apply`.\n" in err
+    )
 
 
 def test_status_show_and_explain_describe_the_trials_of_a_folder(

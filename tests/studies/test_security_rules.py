@@ -75,7 +75,7 @@ def test_mlflow_commands_listen_on_the_loopback_address_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """The clusters' commands and `make ui` start MLflow's server with `--host 127.0.0.1`."""
-    for name in ("cluster.yaml", "cluster.local.yaml"):
+    for name in ("cluster.yaml", "deploy/local.yaml"):
         [command] = re.findall(r"mlflow server .*", (ROOT / name).read_text())
         assert "--host 127.0.0.1 " in command, name
     commands: list[list[str]] = []

@@ -1,9 +1,11 @@
-"""Check a cluster file before `ray up`: misspelt keys, unsafe settings, values of the example.
+"""Check a cluster file before its use: misspelt keys, unsafe settings, values of the example.
 
-Ray's schema covers the top level and the node types. In `provider` and `node_config` Ray accepts
-any key, and its defaults are unsafe: SSH from any address, a dashboard on every address, instance
-metadata without a session, an unencrypted disk. `rules.yaml` covers these two sections. This module
-sends nothing to a cloud. `python -m studies check-cluster FILE` prints the errors.
+For a file of `ray up`, Ray's schema covers the top level and the node types. In `provider` and
+`node_config` Ray accepts any key, and its defaults are unsafe: SSH from any address, a dashboard on
+every address, instance metadata without a session, an unencrypted disk. `rules.yaml` covers these
+two sections. For a file of `kubectl apply`, of which Kubernetes drops misspelt keys of KubeRay's
+objects, `kubernetes.yaml` has the rules. This module sends nothing to a cloud.
+`python -m studies check-cluster FILE` prints the errors.
 """
 
 from __future__ import annotations
@@ -20,11 +22,12 @@ from typing import Any
 import jsonschema
 
 from precond.hyperparameters import nearest
+from studies.harness.cluster.kubernetes import at, contradictions, is_kubernetes, objects
 from studies.harness.published import strict_yaml
 
-RULES = Path(__file__).with_name("rules.yaml")
+RULES, KUBERNETES = (Path(__file__).with_name(f"{name}.yaml") for name in ("rules", "kubernetes"))
 RAY_SCHEMA = "ray/autoscaler/ray-schema.json"
-COMPARE = "compare with the cluster.yaml of this repository"
+COMPARE = "compare with the cluster.yaml of this repository, or with deploy/kuberay.yaml"
 MAX_VALUE = 60  # characters; messages omit a longer value
 FORMATS = jsonschema.FormatChecker(formats=())
 
@@ -37,16 +40,41 @@ def check(path: Path) -> list[str]:
         return [str(error)]
     if not isinstance(document, dict):
         return [f"{path.name}: must contain a mapping of keys to values"]
-    lines = [*problems(document), *_missing_files(document, path.parent)]
+    lines = [*problems(document), *_missing_files(document)]
     return [f"{path.name}: {line}" for line in lines]
+
+
+def start_command(path: Path) -> str:
+    """Return the command that starts the cluster of a file."""
+    document = strict_yaml.read(path, aliases=True)
+    return f"kubectl apply -f {path}" if is_kubernetes(document) else f"ray up {path}"
 
 
 def problems(document: Mapping[str, Any]) -> list[str]:
     """Return one line for each error in the content of a cluster file; read no other file."""
     # JSON schemas require keys of type str.
     document = json.loads(json.dumps(document, default=str, skipkeys=True))
-    errors = [error for schema in _schemas() for error in schema.iter_errors(document)]
-    return sorted({*_relations(document), *(line for error in errors for line in _lines(error))})
+    if is_kubernetes(document):
+        items = objects(document)
+        lines = [
+            f"{name}: {line}" for name, item in items.items() for line in _errors([_object()], item)
+        ]
+        return sorted({*contradictions(items), *lines})
+    return sorted({*_relations(document), *_errors(_schemas(), document)})
+
+
+def _errors(schemas: Iterable[jsonschema.Draft7Validator], document: Any) -> Iterator[str]:
+    for schema in schemas:
+        for error in schema.iter_errors(document):
+            yield from _lines(error)
+
+
+@cache
+def _object() -> jsonschema.Draft7Validator:
+    """Return the rules for an object of a Kubernetes file."""
+    rules, common = (strict_yaml.read(path, aliases=True) for path in (KUBERNETES, RULES))
+    definitions = {**common["definitions"], **rules["definitions"]}
+    return jsonschema.Draft7Validator({**rules, "definitions": definitions})
 
 
 @cache
@@ -74,7 +102,7 @@ def _lines(error: jsonschema.ValidationError) -> Iterator[str]:
     if error.validator == "additionalProperties":
         for key in [key for key in instance if key not in known]:
             hint = nearest(key, sorted(known))
-            yield f"{_place([*path, key])}: unknown key, which Ray may accept silently.{hint}"
+            yield f"{_place([*path, key])}: unknown key, which may be ignored silently.{hint}"
     elif error.validator == "required":
         for key in [key for key in expected if key not in instance]:
             yield f"{_place([*path, key])}: missing; {known.get(key, {}).get('message', COMPARE)}"
@@ -96,35 +124,29 @@ def _place(path: Iterable[str | int]) -> str:
 
 def _relations(document: Mapping[str, Any]) -> Iterator[str]:
     """Yield the contradictions between two parts of the document, which a schema cannot express."""
-    head, workers = (_at(document, "provider", name) for name in ("head_ip", "worker_ips"))
+    head, workers = (at(document, "provider", name) for name in ("head_ip", "worker_ips"))
     if isinstance(workers, list) and head in workers:
         addresses = json.dumps(workers)
         yield f"provider.worker_ips = {addresses}: must be machines other than the head ({head})"
-    if _at(document, "provider", "type") != "aws":
+    if at(document, "provider", "type") != "aws":
         return
-    types, head_type = _at(document, "available_node_types"), str(document.get("head_node_type"))
+    types, head_type = at(document, "available_node_types"), str(document.get("head_node_type"))
     for name, node_type in types.items() if isinstance(types, dict) else ():
         place = f"available_node_types.{name}.node_config.InstanceMarketOptions"
-        market = _at(node_type, "node_config", "InstanceMarketOptions", "MarketType")
+        market = at(node_type, "node_config", "InstanceMarketOptions", "MarketType")
         if (market == "spot") == (name == head_type):
             rule = "must be spot for workers, and must not be spot for the head"
             yield f"{place}.MarketType = {json.dumps(market)}: {rule}"
-    if (limit := _at(types, head_type, "max_workers")) != 0:
+    if (limit := at(types, head_type, "max_workers")) != 0:
         place = f"available_node_types.{head_type}.max_workers"
         yield f"{place} = {json.dumps(limit)}: must be 0, because the cluster has one head"
 
 
-def _missing_files(document: Mapping[str, Any], folder: Path) -> Iterator[str]:
+def _missing_files(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each file to mount that does not exist; Ray reads it in this folder, too."""
     mounts = document.get("file_mounts")
     for target, source in mounts.items() if isinstance(mounts, dict) else ():
-        if not (folder / Path(str(source)).expanduser()).exists():
+        if not Path(str(source)).expanduser().exists():
             token = str(target).endswith("auth_token")
             hint = ". Create it with: ray get-auth-token --generate" if token else ""
             yield f"file_mounts: {source} does not exist{hint}"
-
-
-def _at(document: Any, *path: str) -> Any:
-    """Return the value at a path of keys, or None."""
-    for key in path:
-        document = document.get(key) if isinstance(document, Mapping) else None
-    return document

@@ -189,11 +189,17 @@ def _offers(name: str) -> Iterator[float]:
 def _autoscaler() -> list[Mapping[str, Any]]:
     """Return the node types of the autoscaler that runs on this machine, the head.
 
-    Ray has no function for this. With the local provider, the user's machines are one node type.
+    Ray has no function for this. With the local provider, the user's machines are one node type. On
+    Kubernetes, they are in the object from which KubeRay starts the pods; deploy/kuberay.yaml sets the
+    variable of the namespace.
     """
     import psutil
     import yaml
+    from ray.autoscaler._private.kuberay.autoscaling_config import AutoscalingConfigProducer
 
+    if namespace := os.environ.get("RAY_CLUSTER_NAMESPACE"):
+        config = AutoscalingConfigProducer(os.environ["RAY_CLUSTER_NAME"], namespace)()
+        return [*config["available_node_types"].values()]
     for process in psutil.process_iter(["cmdline"]):
         for word in process.info["cmdline"] or ():
             path = word.removeprefix("--autoscaling-config=")

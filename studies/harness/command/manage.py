@@ -86,8 +86,8 @@ def _run(names: tuple[str, ...], **raw: Any) -> int:
 
 @GROUP.command(
     "check-cluster",
-    help="Check a cluster file before `ray up`. Report misspelt keys, unsafe settings and values "
-    "left from the example.",
+    help="Check a cluster file before `ray up` or `kubectl apply`. Report misspelt keys, unsafe "
+    "settings and values left from the example.",
     params=[click.Argument(["file"], type=Path)],
 )
 def _check_cluster(file: Path) -> int:
@@ -95,5 +95,5 @@ def _check_cluster(file: Path) -> int:
 
     if errors := check.check(file):
         return refuse(errors)
-    print(f"{file}: no errors. To start the cluster: ray up {file}")
+    print(f"{file}: no errors. To start the cluster: {check.start_command(file)}")
     return COMPLETE
