@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +14,7 @@ from studies.harness.command.catalogue import OUT, artefacts
 from studies.harness.command.merge import DRY_RUN, INTO, merge
 from studies.harness.command.screen import environment, refuse
 from studies.harness.design.ending import COMPLETE
-from trainables.files import StoreError
+from trainables.files import StoreError, temporary_folder
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 SINCE = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"])
@@ -101,9 +100,9 @@ def _unpack(file: Path, into: Path, dry_run: bool) -> int:
     # The files are extracted beside the folder, because they need the space of its disk.
     beside = next(parent for parent in into.absolute().parents if parent.is_dir())
     try:
-        with tempfile.TemporaryDirectory(dir=beside, prefix=".unpack-") as folder:
-            archive.unpack(file, Path(folder))
-            return merge([Path(folder)], into, dry_run)
+        with temporary_folder(beside, ".unpack-") as folder:
+            archive.unpack(file, folder)
+            return merge([folder], into, dry_run)
     except archive.ArchiveError as error:
         return refuse([str(error)])
     except OSError as error:
