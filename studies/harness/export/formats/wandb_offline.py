@@ -83,18 +83,17 @@ class WandbOffline(Format):
 @contextmanager
 def _environment(folder: str) -> Iterator[None]:
     """Keep wandb from sending errors, and from using the settings and folders of the user."""
-    before = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
-    places = {f"WANDB_{name}_DIR": folder for name in ("CONFIG", "CACHE", "DATA", "ARTIFACT")}
-    # wandb reads the variables on import.
-    changed = {**places, "WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}
+    before = dict(os.environ)
+    places = [f"WANDB_{name}_DIR" for name in ("CONFIG", "CACHE", "DATA", "ARTIFACT")]
     for name in before:
-        del os.environ[name]
-    os.environ.update(changed)
+        if name.startswith("WANDB_"):
+            del os.environ[name]
+    os.environ.update(dict.fromkeys((*places, "TMPDIR"), folder))
+    os.environ.update(WANDB_ERROR_REPORTING="false", WANDB_SILENT="true")  # read on import
     try:
         yield
     finally:
-        for name in changed:
-            os.environ.pop(name, None)
+        os.environ.clear()
         os.environ.update(before)
 
 
