@@ -13,7 +13,7 @@ import click
 
 from precond.counts import counted
 from precond.hyperparameters import nearest
-from studies.harness.command.catalogue import OUT, artefacts
+from studies.harness.command.catalogue import OUT, artefacts, trial_keys
 from studies.harness.command.naming import Names
 from studies.harness.command.screen import environment, refuse
 from studies.harness.design.ending import COMPLETE, SOME_FAILED
@@ -103,8 +103,7 @@ def _studies(root: Path) -> dict[str, list[str]]:
     for artefact in artefacts().values():
         # As in `sync`, a study that cannot be read does not affect the others.
         with suppress(Exception):
-            views = map(artefact.tracking, artefact.stored(root).plans)
-            for key in frozenset().union(*(view.trial_keys for view in views if view)):
+            for key in trial_keys(artefact, artefact.stored(root).plans):
                 studies.setdefault(key[:16], []).append(artefact.name)
     return studies
 
