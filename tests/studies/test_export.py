@@ -26,6 +26,7 @@ from studies.harness.export import formats
 from studies.harness.export.files import MARK, TEMPORARY
 from studies.harness.kinds import records
 from studies.harness.kinds.artefact import Plan
+from studies.harness.kinds.search.proposals import Proposals, proposals_path
 from studies.harness.tracking.view import View
 from studies.harness.tracking.views import TrialsView
 from trainables.files import read_lines
@@ -33,7 +34,7 @@ from trainables.store import DIVERGED, TrialStore
 
 NAMES = formats.names()
 TRIALS = planned(seeds=2, epochs=3)[:6]
-COMPLETE, FAILED, FLYING, UNSTARTED, LATER = TRIALS[:5]
+COMPLETE, FAILED, FLYING, UNSTARTED, LATER, STOPPED = TRIALS
 Epochs = dict[int, dict[str, float]]
 
 
@@ -193,6 +194,10 @@ def test_tensorboard_has_the_hyperparameters_and_the_status_of_each_trial(
     skip_unless_installed("tensorboard")
     from tensorboard.plugins.hparams import api_pb2, metadata
 
+    write_trial(root, STOPPED, epochs=1, status=None)
+    proposals = Proposals(proposals_path(root, "tune", "digits/cnn", "sgd"), {})
+    proposals.append({"lr": 0.1}, STOPPED.config.trial_key, {})
+    proposals.stop(0, 1, {0: 0.5}, 2.0)
     assert run("--out", root, "--to", "tensorboard", tmp_path / "tb") == 0
     statuses = {}
     for key, folder in marks(tmp_path / "tb").items():
@@ -206,8 +211,8 @@ def test_tensorboard_has_the_hyperparameters_and_the_status_of_each_trial(
         statuses[key] = api_pb2.Status.Name(end.status)
         assert start.group_name == key and start.hparams["batch_size"].number_value == 64
         assert start.hparams["optimizer"].string_value in {"sgd", "foof", "nysact-g"}
-    keys = [trial.config.trial_key for trial in (COMPLETE, FAILED, FLYING)]
-    ends = ["STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
+    keys = [trial.config.trial_key for trial in (COMPLETE, FAILED, FLYING, STOPPED)]
+    ends = [f"STATUS_{word}" for word in ("SUCCESS", "FAILURE", "RUNNING", "UNKNOWN")]
     assert [statuses[key] for key in keys] == ends
 
 
@@ -288,8 +293,9 @@ def test_name_of_an_exported_run_does_not_change_with_later_trials(root: Path, t
     target = tmp_path / "tb"
     assert run("--out", root, "--to", "tensorboard", target) == 0
     before = marks(target)
-    other = COMPLETE._replace(config=replace(COMPLETE.config, batch_size=16))
+    other = FLYING._replace(config=replace(FLYING.config, batch_size=16))
     write_trial(root, other)
+    write_trial(root, FLYING, epochs=3)  # is exported again
     assert run("--out", root, "--to", "tensorboard", target) == 0
     after = marks(target)
     assert {key: after[key] for key in before} == before

@@ -83,12 +83,16 @@ def _errors(root: Path, name: str, target: Path, tracking_uri: str | None) -> li
 
 def _runs(root: Path, problems: list[str]) -> Iterator[Run]:
     """Yield the trials that a worker has started; append a line for each damaged folder."""
+    from studies.harness.evidence.status import IN_FLIGHT
+    from studies.harness.kinds.search.proposals import STOPPED, stopped_keys
     from trainables.store import trial_folders
 
     studies, name = _studies(root), _namer(root)
+    stopped = {key[:16] for key in stopped_keys(root)}
     for folder in trial_folders(root):
         try:
-            run = read(folder, name(folder), studies.get(folder.name, ()))
+            unfinished = STOPPED if folder.name in stopped else IN_FLIGHT
+            run = read(folder, name(folder), studies.get(folder.name, ()), unfinished)
         except (StoreError, KeyError, TypeError, AttributeError) as error:
             problem = str(error) if isinstance(error, StoreError) else f"{folder} is damaged"
             problems.append(f"{folder.name}: not exported, because {problem}")

@@ -12,10 +12,10 @@ from typing import Any
 
 from studies.harness.design.configurations import configuration_of
 from studies.harness.evidence.ledger import RESERVED
-from studies.harness.evidence.status import IN_FLIGHT, reason
+from studies.harness.evidence.status import LOST, reason
 from trainables.config import TrialConfig
 from trainables.files import read_lines
-from trainables.store import COMPLETED, read_config, read_status
+from trainables.store import read_config, read_status
 
 LONGEST = 120  # characters of a name in a path
 
@@ -32,7 +32,7 @@ class Run:
         seed: The seed.
         studies: The names of the studies and searches whose reports contain the trial.
         parameters: The optimizer, the seed, and all hyperparameters and settings by name.
-        status: The terminal status, or `in flight`.
+        status: The terminal status, `in flight`, or `stopped` if a search has stopped the trial.
         reason: The reason for the trial's end; empty if there is none.
         host: The machine on which the trial was last trained; empty if it is unknown.
         started_s: Unix time of the first attempt.
@@ -62,8 +62,8 @@ class Run:
 
     @property
     def failed(self) -> bool:
-        """True if the trial has ended and has not completed."""
-        return self.status not in (COMPLETED, IN_FLIGHT)
+        """True if the trial has ended without a result."""
+        return self.status in LOST
 
     @property
     def facts(self) -> dict[str, str]:
@@ -72,13 +72,14 @@ class Run:
         return {**facts, "trial_key": self.key, "group_key": self.group_key}
 
 
-def read(folder: Path, name: str, studies: Sequence[str]) -> Run | None:
+def read(folder: Path, name: str, studies: Sequence[str], unfinished: str) -> Run | None:
     """Return a trial folder as a run; None if no worker has started the trial.
 
     Args:
         folder: The folder of the trial.
         name: The configuration in words, without the seed.
         studies: The studies and searches whose reports contain the trial.
+        unfinished: The status of a trial without a terminal status.
 
     Raises:
         StoreError: The folder is damaged, or a newer version wrote it.
@@ -99,7 +100,7 @@ def read(folder: Path, name: str, studies: Sequence[str]) -> Run | None:
         seed=config["seed"],
         studies=sorted(studies),
         parameters={"optimizer": config["optimizer"], "seed": config["seed"], **settings},
-        status=status.get("status", IN_FLIGHT),
+        status=status.get("status", unfinished),
         reason=reason(status) or "",
         host=attempts[-1].get("host", ""),
         started_s=attempts[0]["time"],

@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from studies.harness.evidence.status import IN_FLIGHT
+from studies.harness.evidence.status import COMPLETED, IN_FLIGHT
 from studies.harness.export.format import Format
 from studies.harness.export.runs import Run, path_name
 
@@ -51,7 +51,8 @@ def _end(run: Run) -> Any:
     from tensorboard.plugins.hparams import metadata
 
     summary, api, data = map(_messages, MESSAGES)
-    word = "RUNNING" if run.status == IN_FLIGHT else "FAILURE" if run.failed else "SUCCESS"
+    words = {COMPLETED: "SUCCESS", IN_FLIGHT: "RUNNING"}
+    word = "FAILURE" if run.failed else words.get(run.status, "UNKNOWN")
     status = api.Status.Value(f"STATUS_{word}")
     info = data.SessionEndInfo(status=status, end_time_secs=run.ended_s)
     content = metadata.create_summary_metadata(data.HParamsPluginData(session_end_info=info))
