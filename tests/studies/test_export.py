@@ -8,6 +8,7 @@ import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -351,7 +352,7 @@ def test_invalid_option_is_refused_in_one_line(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(interface, "find_spec", lambda name: True)
+    monkeypatch.setattr(interface, "find_spec", lambda name: ModuleSpec(name, None, origin="x"))
     (tmp_path / "file").write_text("x")
     before = sorted(tmp_path.rglob("*"))
     assert run("--out", root, *(word.format(tmp=tmp_path) for word in arguments)) == 2
@@ -359,15 +360,36 @@ def test_invalid_option_is_refused_in_one_line(
     assert reason in line and sorted(tmp_path.rglob("*")) == before
 
 
+def test_error_of_the_library_is_one_line(
+    root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    skip_unless_installed("tensorboard")
+
+    def fail(*values: Any) -> None:
+        raise ValueError("no writer\nat all")
+
+    monkeypatch.setattr(type(formats.load("tensorboard")), "write", fail)
+    assert run("--out", root, "--to", "tensorboard", tmp_path / "x") == 4
+    assert capsys.readouterr().err == (
+        "error: --to tensorboard: tensorboard: ValueError: no writer\n"
+    )
+    assert not list((tmp_path / "x").iterdir())
+
+
+@pytest.mark.parametrize("spec", [None, ModuleSpec("a-folder-without-code", None)])
 @pytest.mark.parametrize("name", NAMES)
 def test_missing_library_is_named_with_its_extra(
     root: Path,
     tmp_path: Path,
     name: str,
+    spec: ModuleSpec | None,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(interface, "find_spec", lambda name: None)
+    monkeypatch.setattr(interface, "find_spec", lambda name: spec)
     assert run("--out", root, "--to", name, tmp_path / "x") == 2
     form = formats.load(name)
     advice = f'requires {form.LIBRARY}; install it with pip install "precond[{form.EXTRA}]"'

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,8 +18,10 @@ from studies.harness.command.naming import Names
 from studies.harness.command.screen import environment, refuse
 from studies.harness.design.ending import COMPLETE, SOME_FAILED
 from studies.harness.export import formats
-from studies.harness.export.runs import Run, read
 from trainables.files import StoreError
+
+if TYPE_CHECKING:
+    from studies.harness.export.runs import Run
 
 TO = click.Option(
     ["--to"],
@@ -53,6 +55,9 @@ def export(root: Path, name: str, target: Path, tracking_uri: str | None) -> int
         counts.update(files.export(_runs(root, problems), name, form, target))
     except (StoreError, OSError) as error:
         return environment(f"--to {name}: {error}")
+    except Exception as error:  # of the library
+        first_line = str(error).partition("\n")[0]
+        return environment(f"--to {name}: {form.LIBRARY}: {type(error).__name__}: {first_line}")
     for line in problems:
         print(line)
     parts = [f"{counts[word]} {word}" for word in ("written", "replaced", "already there")]
@@ -84,6 +89,7 @@ def _errors(root: Path, name: str, target: Path, tracking_uri: str | None) -> li
 def _runs(root: Path, problems: list[str]) -> Iterator[Run]:
     """Yield the trials that a worker has started; append a line for each damaged folder."""
     from studies.harness.evidence.status import IN_FLIGHT
+    from studies.harness.export.runs import read
     from studies.harness.kinds.search.proposals import STOPPED, stopped_keys
     from trainables.store import trial_folders
 

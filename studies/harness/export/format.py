@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from studies.harness.export.runs import Run
+if TYPE_CHECKING:
+    from studies.harness.export.runs import Run
 
 
 class Format(ABC):
@@ -28,7 +29,9 @@ class Format(ABC):
     @property
     def available(self) -> bool:
         """True if the package is installed."""
-        return find_spec(self.LIBRARY) is not None
+        spec = find_spec(self.LIBRARY)
+        # A folder without code, such as the folder `wandb` with a user's runs, has no origin.
+        return spec is not None and spec.origin is not None
 
     @contextmanager
     def opened(self) -> Iterator[None]:

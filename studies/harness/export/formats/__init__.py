@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import pkgutil
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from studies.harness.export.format import Format
+if TYPE_CHECKING:
+    from studies.harness.export.format import Format
 
 
 def names() -> list[str]:
