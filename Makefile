@@ -129,6 +129,7 @@ ui: setup
 
 lock:
 	$(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 --no-annotate --no-header \
-		--extra studies --extra peers --extra aws --extra docs --extra dev pyproject.toml -o requirements.lock
+		--extra studies --extra peers --extra aws --extra wandb --extra tensorboard --extra csv --extra docs --extra dev \
+		pyproject.toml -o requirements.lock
 	sed -n 's/^ui = \["\(.*\)"\].*/\1/p' pyproject.toml | $(BIN)/uv pip compile --quiet --generate-hashes \
 		--python-version 3.11 --no-annotate --no-header - -o requirements-ui.lock

@@ -27,7 +27,7 @@ ROOMS = [
     {"command"},
     {"transfer"},
     {"kinds"},
-    {"cluster", "tracking", "report"},
+    {"cluster", "tracking", "report", "export"},
     {"evidence"},
     {"published"},
     {"statistics", "design"},

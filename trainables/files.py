@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +115,39 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
+@contextmanager
+def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """Yield a new folder in `parent`, which is removed at the end.
+
+    Folders with the same prefix whose processes were killed are removed first. A running process
+    holds a lock of its folder. Where the file system has no such locks, no other folder is removed.
+
+    Raises:
+        OSError: The parent cannot be written.
+    """
+    for leftover in parent.glob(f"{prefix}*"):
+        with suppress(OSError), _opened(leftover) as descriptor:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove(leftover)
+    folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+    try:
+        with _opened(folder) as descriptor:
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            yield folder
+    finally:
+        remove(folder)
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def sync(file: Any) -> None:
     """Flush an open file to the disk."""
     file.flush()
@@ -121,8 +156,5 @@ def sync(file: Any) -> None:
 
 def sync_directory(path: Path) -> None:
     """Flush a directory, so that a power failure does not undo changes of its entries."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
+    with _opened(path) as descriptor:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

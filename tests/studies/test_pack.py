@@ -103,6 +103,32 @@ def test_only_trials_of_a_study_are_packed(root: Path, tmp_path: Path):
     assert (tmp_path / "new" / "plugins").exists() and not (tmp_path / "new" / "cost").exists()
 
 
+def test_trials_of_a_study_without_a_report_are_packed(root: Path, tmp_path: Path):
+    """The study was stopped when one of its arms had no trial."""
+    planned_trials = STUDY.trials("digits/autoencoder", [0, 7])
+    trials = [trial for trial in planned_trials if trial.arm.optimizer != "sgd"]
+    for trial in trials:
+        store = TrialStore(root, trial.config)
+        store.create()
+        store.begin(PROVENANCE)
+    assert run("pack", root, tmp_path / "a.tar", "--study", STUDY.name) == 0
+    assert run("unpack", tmp_path / "a.tar", "--into", tmp_path / "new") == 0
+    names = {path.name for path in (tmp_path / "new" / "trials").iterdir()}
+    assert names == {trial.config.trial_key[:16] for trial in trials}
+
+
+def test_folder_of_a_killed_unpack_is_removed_by_the_next(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / ".unpack-killed" / "trials").mkdir(parents=True)
+    assert run("pack", root, tmp_path / "a.tar") == 0
+    capsys.readouterr()
+    assert run("unpack", tmp_path / "a.tar", "--into", tmp_path / "new", "--dry-run") == 0
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("copy plugins/") and f" from {tmp_path / 'a.tar'}/plugins/" in first
+    assert not [*tmp_path.glob(".unpack*")]
+
+
 def refused(
     file: Path, capsys: pytest.CaptureFixture[str], into: str = "new", code: int = 2
 ) -> str:
@@ -234,6 +260,8 @@ def test_conflict_with_the_folder_is_refused(
     assert run("unpack", tmp_path / "a.tar", "--into", root) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert "test/loss of epoch 0" in line and contents(tmp_path) == before
+    assert str(tmp_path / "a.tar" / "trials" / TRIALS[0].config.trial_key[:16]) in line
+    assert ".unpack" not in line
 
 
 def test_invalid_arguments_write_nothing(

@@ -10,7 +10,7 @@ import torch
 
 from trainables import checkpoints, workloads
 from trainables.config import SCHEMA, TrialConfig
-from trainables.files import read_lines
+from trainables.files import read_lines, temporary_folder
 from trainables.store import (
     COMPLETED,
     MAX_LOST_WORKERS,
@@ -242,3 +242,18 @@ def test_folder_is_named_by_the_key(store: TrialStore, tmp_path: Path, config: T
     )
     assert TrialStore.open(tmp_path, config.trial_key).config == config
     assert len(read_lines(store.folder / "attempts.jsonl")) == 1
+
+
+def test_temporary_folder_is_removed_unless_its_process_runs(tmp_path: Path):
+    (tmp_path / ".new-killed" / "inner").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    with (
+        temporary_folder(tmp_path, ".new-") as first,
+        temporary_folder(tmp_path, ".new-") as second,
+    ):
+        assert sorted(tmp_path.iterdir()) == sorted([first, second, tmp_path / "other"])
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+    with pytest.raises(ValueError), temporary_folder(tmp_path, ".new-") as folder:
+        (folder / "file").write_text("x")
+        raise ValueError
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]

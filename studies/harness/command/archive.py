@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
 import click
 
 from precond.counts import counted
-from precond.hyperparameters import nearest
-from studies.harness.command.catalogue import OUT, artefacts
+from precond.hyperparameters import HyperparameterError, nearest
+from studies.harness.command.catalogue import OUT, artefacts, trial_keys
 from studies.harness.command.merge import DRY_RUN, INTO, merge
 from studies.harness.command.screen import environment, refuse
 from studies.harness.design.ending import COMPLETE
-from trainables.files import StoreError
+from studies.harness.design.options import Options
+from trainables.files import StoreError, temporary_folder
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 SINCE = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"])
@@ -79,10 +80,20 @@ def _invalid(root: Path, file: Path, study: str | None) -> list[str]:
     return errors
 
 
-def _keys(study: str, root: Path) -> Collection[str]:
-    """Return the keys of the trials of a study's stored plans."""
-    plans = artefacts()[study].stored(root).plans
-    return {trial.config.trial_key for plan in plans for trial in plan.trials}
+def _keys(name: str, root: Path) -> Collection[str]:
+    """Return the keys of the trials of a study's stored reports, and of the study itself.
+
+    The study itself is included on each workload of the output folder, because a study that was
+    stopped before its first report has none.
+    """
+    from studies.harness.evidence.status import trained_seeds
+
+    study = artefacts()[name]
+    plans = [*study.stored(root).plans]
+    for workload in trained_seeds(root):
+        with suppress(HyperparameterError):  # the study is invalid on this workload
+            plans += study.plan(Options(out=root, workload=workload))
+    return trial_keys(study, plans)
 
 
 @click.command(
@@ -101,9 +112,9 @@ def _unpack(file: Path, into: Path, dry_run: bool) -> int:
     # The files are extracted beside the folder, because they need the space of its disk.
     beside = next(parent for parent in into.absolute().parents if parent.is_dir())
     try:
-        with tempfile.TemporaryDirectory(dir=beside, prefix=".unpack-") as folder:
-            archive.unpack(file, Path(folder))
-            return merge([Path(folder)], into, dry_run)
+        with temporary_folder(beside, ".unpack-") as folder:
+            archive.unpack(file, folder)
+            return merge([folder], into, dry_run, lambda line: line.replace(str(folder), str(file)))
     except archive.ArchiveError as error:
         return refuse([str(error)])
     except OSError as error:

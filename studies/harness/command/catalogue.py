@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -49,6 +51,12 @@ def artefacts() -> dict[str, Artefact]:
     order = {kind: number for number, kind in enumerate(ORDER)}
     literals.sort(key=lambda artefact: order.get(artefact.KIND, len(order)))
     return {artefact.name: artefact for artefact in literals}
+
+
+def trial_keys(artefact: Artefact, plans: Iterable[Any]) -> frozenset[str]:
+    """Return the keys of all trials that belong to plans of an artefact."""
+    views = [artefact.tracking(plan) for plan in plans]
+    return frozenset[str]().union(*(view.trial_keys for view in views if view))
 
 
 def markdown() -> str:

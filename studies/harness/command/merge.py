@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,13 +64,19 @@ def _invalid(sources: Sequence[Path], into: Path) -> list[str]:
     return errors
 
 
-def merge(sources: Sequence[Path], into: Path, dry_run: bool = False) -> int:
+def merge(
+    sources: Sequence[Path],
+    into: Path,
+    dry_run: bool = False,
+    shown: Callable[[str], str] = lambda line: line,
+) -> int:
     """Merge output folders, and print a summary; return the exit code.
 
     Args:
         sources: Existing output folders, which are only read.
         into: The output folder that will contain all results.
         dry_run: True to print the steps and write nothing.
+        shown: A function that replaces names in each line, such as that of a temporary folder.
     """
     from studies.harness.command import lock
     from studies.harness.transfer import place
@@ -85,7 +91,7 @@ def merge(sources: Sequence[Path], into: Path, dry_run: bool = False) -> int:
             with lock.unused(into):
                 merged = plan(others, into)
             if merged.refused:
-                return refuse(_problems(merged))
+                return refuse([*map(shown, _problems(merged))])
             if not dry_run and (merged.steps or (into / place.ASIDE).exists()):
                 after = max((lock_generation(root) or 0 for root in others), default=0)
                 with lock.exclusive(into, after):
@@ -93,13 +99,14 @@ def merge(sources: Sequence[Path], into: Path, dry_run: bool = False) -> int:
                     place.recover(into)
                     merged = plan(others, into)
                     if merged.refused:
-                        return refuse(_problems(merged))
+                        return refuse([*map(shown, _problems(merged))])
                     for step in merged.steps:
                         place.place(step, into)
                     place.clear(into)
     except (StoreError, OSError) as error:
-        return environment(str(error))
-    _print(merged, into, dry_run)
+        return environment(shown(str(error)))
+    for line in _lines(merged, into, dry_run):
+        print(shown(line))
     return COMPLETE
 
 
@@ -116,22 +123,21 @@ def _problems(merged: MergePlan) -> list[str]:
     return [*merged.errors, *lines]
 
 
-def _print(merged: MergePlan, into: Path, dry_run: bool) -> None:
-    """Print the steps of a dry run, the notes, the numbers of each kind, and the next command."""
+def _lines(merged: MergePlan, into: Path, dry_run: bool) -> Iterator[str]:
+    """Yield the steps of a dry run, the notes, the numbers of each kind, and the next command."""
     for step in merged.steps if dry_run else ():
-        print(_line(step))
-    for note in merged.notes:
-        print(note)
+        yield _line(step)
+    yield from merged.notes
     numbers = Counter((step.kind, step.replaces) for step in merged.steps)
     for kind in dict.fromkeys([*(step.kind for step in merged.steps), *merged.present]):
         copied, replaced = numbers[kind, False], numbers[kind, True]
-        print(f"{kind}: {copied} copied, {replaced} replaced, {merged.present[kind]} already there")
+        yield f"{kind}: {copied} copied, {replaced} replaced, {merged.present[kind]} already there"
     if dry_run:
-        print("Nothing was written (--dry-run).")
+        yield "Nothing was written (--dry-run)."
         return
     command = shlex.join(["python", "-m", "studies", "sync", "--out", str(into)])
-    print("Reports and MLflow's database are not merged. A study's command with --report-only")
-    print(f"writes its report; to send the results to MLflow: {command}")
+    yield "Reports and MLflow's database are not merged. A study's command with --report-only"
+    yield f"writes its report; to send the results to MLflow: {command}"
 
 
 def _line(step: Step) -> str:

@@ -13,6 +13,7 @@ import click
 
 from precond.counts import counted
 from studies.harness.command.catalogue import OUT, URI, artefacts
+from studies.harness.command.export import TO, export
 from studies.harness.command.screen import environment, refuse
 from studies.harness.design.ending import COMPLETE, SOME_FAILED
 from studies.harness.design.options import default_root
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
     "sync",
     help="Send missing results of all studies to MLflow, and print what was sent. A study that "
     "cannot be sent has a line with the reason, and the exit code is 1.",
-    params=[OUT, URI],
+    params=[OUT, URI, TO],
 )
-def _sync(root: Path, tracking_uri: str | None) -> int:
+def _sync(root: Path, tracking_uri: str | None, to: tuple[str, Path] | None = None) -> int:
+    if to is not None:
+        return export(root, *to, tracking_uri)
     from studies.harness.command import reports
     from studies.harness.tracking import sync
 
