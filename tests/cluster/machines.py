@@ -102,19 +102,24 @@ class Machines:
         """Boot all machines and connect them."""
         switch = self._wait_for_first_process("switch")
         _run_in_network_of(switch, "ip link add bridge type bridge && ip link set bridge up")
-        for number, name in enumerate(self._names):
-            boot = BOOT.format(folder=self.folder, python=sys.base_prefix, venv=VENV, name=name)
-            command = ["unshare", *NAMESPACES, "--fork", "--mount-proc", "--kill-child"]
-            with open(self.folder / f"{name}.log", "wb") as log:
-                self._parents[name] = subprocess.Popen(
-                    [*command, "sh", "-c", boot], stdout=log, stderr=log
-                )
-            self._connect(name, f"{NETWORK}.{number or 254}")
+        for name in self._names:
+            self.boot(name)
         deadline = time.monotonic() + 30
         while not all((self.shared / f".{name}").exists() for name in self._names):
             logs = [self.folder / f"{name}.log" for name in self._names]
             assert time.monotonic() < deadline, [log.read_text() for log in logs]
             time.sleep(0.1)
+
+    def boot(self, name: str) -> None:
+        """Start a machine that is off, and connect it, without waiting until it is ready."""
+        (self.shared / f".{name}").unlink(missing_ok=True)
+        boot = BOOT.format(folder=self.folder, python=sys.base_prefix, venv=VENV, name=name)
+        command = ["unshare", *NAMESPACES, "--fork", "--mount-proc", "--kill-child"]
+        with open(self.folder / f"{name}.log", "wb") as log:
+            self._parents[name] = subprocess.Popen(
+                [*command, "sh", "-c", boot], stdout=log, stderr=log
+            )
+        self._connect(name, f"{NETWORK}.{self._names.index(name) or 254}")
 
     def _connect(self, name: str, address: str) -> None:
         switch = self._wait_for_first_process("switch")

@@ -37,6 +37,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 ReturnToService=2
 EnforcePartLimits=ALL
+SlurmdTimeout=15
 KillWait=60
 """
 MUNGED = (
@@ -96,6 +97,15 @@ class Slurm(Machines):
         daemon = "slurmctld" if name == "launcher" else "slurmd"
         command, log = f"{self.environment} {daemon} -D", self.folder / f"{name}-slurm.log"
         self._daemons.append(self.begin(name, command, log))
+
+    def restart(self, name: str) -> None:
+        """Boot a machine that was killed, and start its daemons."""
+        self.boot(name)
+        deadline = time.monotonic() + 30
+        while not (self.shared / f".{name}").exists():
+            assert time.monotonic() < deadline, (self.folder / f"{name}.log").read_text()
+            time.sleep(0.1)
+        self._start_daemons(name)
 
     def end(self) -> None:
         """Power off all machines, which ends the daemons."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,9 @@ pytestmark = [
 ]
 STUDY = "--seeds 1 --epochs 3 --levels rank=5,10 --commit-every 0 --tracking-uri none"
 TRIALS = 6
+# Four trials of 15 s or more each, which can be stopped in the middle.
+LONG = "--seeds 1 --epochs 150 --levels rank=5 --commit-every 0 --tracking-uri none"
+LONG_TRIALS = 4
 
 
 @pytest.fixture
@@ -53,29 +57,96 @@ def metrics(root: Path) -> dict[str, list[dict[str, float]]]:
     }
 
 
-def test_study_on_two_nodes_goes_back_to_the_queue_and_completes(slurm: Slurm, tmp_path: Path):
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, float]]]:
+    """Return the metrics of the long study in one run on this machine."""
+    root = tmp_path_factory.mktemp("alone")
+    command = [sys.executable, str(ROOT / "studies" / "ablation_rank.py"), *LONG.split()]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_raylet_start_wait_time_s": "180"}
+    subprocess.run([*command, "--out", str(root)], check=True, timeout=600, env=environment)
+    return metrics(root)
+
+
+def wait_for_training(slurm: Slurm, name: str, root: str, epochs: int) -> None:
+    """Wait until a trial that has not ended has committed epochs, and all trials have `epochs`."""
+    count = (
+        f"cat {root}/trials/*/epochs.jsonl | wc -l; "
+        f"for trial in {root}/trials/*/; do "
+        '[ -s $trial/epochs.jsonl ] && [ ! -e $trial/status.json ] && echo "in flight"; done'
+    )
+    deadline = time.monotonic() + 300
+    while True:
+        number, *in_flight = slurm.run(name, count, check=False).stdout.splitlines()
+        if int(number) >= epochs and in_flight:
+            return
+        assert time.monotonic() < deadline, f"{number} epochs\n{slurm.logs()}"
+        time.sleep(0.2)
+
+
+def test_study_on_two_nodes_goes_back_to_the_queue_and_completes(slurm: Slurm, alone):
     options = "ablation_rank --nodes 2 --cpus-per-node 1 --time 01:00:00 --submit"
-    [job] = slurm.submit(f"{options} -- {STUDY} --out /mnt/outputs")
+    [job] = slurm.submit(f"{options} -- {LONG} --out /mnt/outputs")
     root = slurm.shared / "outputs"
     log = root / "slurm" / f"ablation_rank-{job}.log"
     slurm.wait_for(
         f"grep -c 'cluster of 2 nodes: 2 CPUs' /mnt/outputs/slurm/{log.name}", "1\n", 300
     )
+    wait_for_training(slurm, "launcher", "/mnt/outputs", epochs=50)
     # Slurm sends the same signal to the same process before the time limit.
     slurm.login(f"scancel --batch --signal=TERM {job}")
     slurm.wait_for_state(job, "RUNNING 1")
+    assert completed(root) < LONG_TRIALS
     slurm.wait_for_state(job, "COMPLETED 1")
     text = log.read_text()
     assert "stopped by SIGTERM" in text and "(exit code 143): back to the queue" in text
-    assert "Traceback" not in text and completed(root) == TRIALS
-    assert list((root / "reports").rglob("report.md"))
+    assert "Traceback" not in text and completed(root) == LONG_TRIALS
+    assert list((root / "reports").rglob("report.md")) and metrics(root) == alone
 
-    command = [sys.executable, str(ROOT / "studies" / "ablation_rank.py"), *STUDY.split()]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_raylet_start_wait_time_s": "180"}
-    subprocess.run(
-        [*command, "--out", str(tmp_path / "alone")], check=True, timeout=300, env=environment
-    )
-    assert metrics(root) == metrics(tmp_path / "alone")
+
+def test_job_goes_back_to_the_queue_when_a_node_is_lost(slurm: Slurm, alone):
+    options = "ablation_rank --nodes 2 --cpus-per-node 1 --time 01:00:00 --submit"
+    [job] = slurm.submit(f"{options} -- {LONG} --out /mnt/outputs")
+    wait_for_training(slurm, "launcher", "/mnt/outputs", epochs=50)
+    slurm.kill("machine2")
+    slurm.wait_for_state(job, "PENDING 1")  # Slurm has noticed the loss
+    slurm.restart("machine2")
+    slurm.wait_for_state(job, "COMPLETED 1")
+    root = slurm.shared / "outputs"
+    assert completed(root) == LONG_TRIALS and metrics(root) == alone
+
+
+def test_study_moves_from_a_machine_to_slurm_and_to_another_machine(
+    slurm: Slurm, tmp_path: Path, alone
+):
+    python = f"{slurm.environment} cd {ROOT} && python"
+
+    def move(source: tuple[str, str], target: tuple[str, str]) -> None:
+        """Pack a folder of a machine, and unpack it on another machine."""
+        file = f"/mnt/{source[0]}.tar"
+        slurm.run(source[0], f"{python} -m studies pack {source[1]} {file}")
+        slurm.run(target[0], f"{python} -m studies unpack {file} --into {target[1]}")
+
+    # The study begins on the launcher and is stopped.
+    study = f"studies/ablation_rank.py {LONG} --out"
+    driver = slurm.begin("launcher", f"{python} {study} /root/a", tmp_path / "a.log")
+    wait_for_training(slurm, "launcher", "/root/a", epochs=50)
+    slurm.run("launcher", "pkill -TERM -f '^python studies/ablation_rank.py'")
+    assert driver.wait(120) == 143, (tmp_path / "a.log").read_text()
+    move(("launcher", "/root/a"), ("launcher", "/mnt/outputs"))
+    epochs = sum(map(len, metrics(slurm.shared / "outputs").values()))
+    # It continues in a job on Slurm, which is cancelled.
+    options = "ablation_rank --nodes 2 --cpus-per-node 1 --time 01:00:00 --submit"
+    [job] = slurm.submit(f"{options} -- {LONG} --out /mnt/outputs")
+    wait_for_training(slurm, "launcher", "/mnt/outputs", epochs=epochs + 100)
+    slurm.login(f"scancel {job}")
+    slurm.wait_for_state(job, "CANCELLED 0")
+    more = sum(map(len, metrics(slurm.shared / "outputs").values()))
+    assert epochs < more < 150 * LONG_TRIALS
+    # It completes on another machine.
+    move(("launcher", "/mnt/outputs"), ("machine1", "/root/b"))
+    slurm.run("machine1", f"{python} {study} /root/b")
+    move(("machine1", "/root/b"), ("machine1", "/mnt/b"))
+    assert completed(slurm.shared / "b") == LONG_TRIALS and metrics(slurm.shared / "b") == alone
 
 
 def test_job_continues_after_its_time_limit_and_ends_when_it_is_cancelled(slurm: Slurm):
@@ -99,6 +170,15 @@ def test_array_trains_shares_of_the_trials_and_a_job_reports_them(slurm: Slurm):
     logs = [root / "slurm" / f"ablation_rank-{array}_{task}.log" for task in range(2)]
     assert [log.read_text().count(" completed\n") for log in logs] == [TRIALS // 2] * 2
     assert completed(root) == TRIALS and list((root / "reports").rglob("report.md"))
+
+
+def test_folder_that_the_nodes_do_not_share_is_refused(slurm: Slurm):
+    command = "python -m studies slurm ablation_rank --time 01:00:00 --submit -- --out /tmp/outputs"
+    words = f"{slurm.environment} cd {ROOT} && {command}"
+    process = slurm.run("launcher", words, check=False)
+    assert process.returncode == 2 and process.stderr.count("\n") == 1
+    assert "error: --out = /tmp/outputs: must be a folder that all nodes share" in process.stderr
+    assert slurm.login("squeue --noheader") == "" and "outputs" not in slurm.login("ls /tmp")
 
 
 def test_queue_that_refuses_a_job_is_named(slurm: Slurm):

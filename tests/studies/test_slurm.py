@@ -38,6 +38,7 @@ SCRIPT = """#!/bin/bash
 export PATH=/project/.venv/bin:$PATH
 export PRECOND_OUT='/shared/my outputs'
 unset RAY_ADDRESS
+OUT='/shared/my outputs'
 
 # A folder for the process id and the exit code of the program that this job runs.
 export RUN=$(mktemp -d)
@@ -53,6 +54,13 @@ stop() {
   fi
 }
 trap stop TERM
+
+# Print a digest of the results in the output folder, which shows whether a run added any.
+results() {
+  (cd "$OUT" && find . \\( -name epochs.jsonl -o -name status.json -o -path './cost/*' \\
+    -o -path './probes/*' \\) -printf '%p %s\\n' | sort | cksum)
+}
+BEFORE=$(results)
 
 # A random token and a port of this job, so that other jobs cannot use its Ray cluster.
 HEAD=$(hostname -I | cut -d' ' -f1):$((20000 + SLURM_JOB_ID % 10000))
@@ -74,11 +82,17 @@ while kill -0 "$STEP" 2> /dev/null; do wait "$STEP"; done
 code=$(cat "$RUN/code" 2> /dev/null || echo 4)  # there is no code if the program did not start
 rm -r "$RUN"
 
-# 3 and 143 mean stopped, but not complete. Do not requeue a job that was cancelled.
+# 3 and 143 mean stopped, but not complete. Do not requeue a job that was cancelled, or whose
+# second or later run added no result: it would repeat without end.
 state=$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %T)
 if [[ $code == 3 || $code == 143 ]] && [[ $state == RUNNING ]]; then
-  echo "stopped before the end (exit code $code): back to the queue"
-  scontrol requeue "$SLURM_JOB_ID"
+  if (( ${SLURM_RESTART_COUNT:-0} > 0 )) && [[ $(results) == "$BEFORE" ]]; then
+    echo "stopped before the end (exit code $code), and this run committed no epoch: the job ends;" \\
+      "submit it with a longer --time"
+  else
+    echo "stopped before the end (exit code $code): back to the queue"
+    scontrol requeue "$SLURM_JOB_ID"
+  fi
 fi
 exit "$code"
 """
@@ -267,6 +281,27 @@ def test_sigterm_before_the_study_has_started_sends_the_job_back(tmp_path: Path,
     assert (tmp_path / "calls").read_text() == "scontrol requeue 7\n"
 
 
+@pytest.mark.parametrize(
+    ("restarts", "results", "requeues"),
+    [("", "", True), ("0", "", True), ("1", "", False), ("1", "trials/k/epochs.jsonl", True),
+     ("1", "trials/k/attempts.jsonl", False), ("2", "cost/host/sgd.json", True)],
+)  # fmt: skip
+def test_job_whose_second_run_commits_no_epoch_ends(
+    restarts: str, results: str, requeues: bool, tmp_path: Path, run_script
+):
+    lines = "touch started; " + (
+        f"mkdir -p {Path(results).parent}; echo {{}} >> {results}; " * bool(results)
+    )
+    script = study_script(job(tmp_path), ["bash", "-c", f"cd {tmp_path}; {lines} exit 143"])
+    (tmp_path / "trials" / "other").mkdir(parents=True)
+    (tmp_path / "trials" / "other" / "epochs.jsonl").write_text("{}\n")
+    assert run_script(script, SLURM_RESTART_COUNT=restarts).wait(20) == 143
+    [line] = (tmp_path / "log").read_text().splitlines()
+    assert line.endswith("back to the queue") == requeues
+    assert ("this run committed no epoch: the job ends" in line) == (not requeues)
+    assert (tmp_path / "calls").read_text() == ("scontrol requeue 7\n" if requeues else "")
+
+
 def test_jobs_have_different_tokens_and_ports(tmp_path: Path, run_script):
     """The token is random, so that no other user of the node can compute it."""
     show = ["bash", "-c", 'echo "$RAY_AUTH_TOKEN $*"', "show"]
@@ -357,7 +392,7 @@ def test_queue_that_refuses_leaves_no_job_and_no_file(command, tmp_path: Path, f
         ),
         ("ablation_rank --time 1:00:00 -- --epochs 0", "--epochs = 0: must be an integer >= 1"),
         ("ablation_rank --time 1:00:00 -- --epoch 1", "--epoch: unknown option. Did you mean"),
-        ("ablation_rank --time 1:00:00 -- --address auto", "--address: not available in a job"),
+        ("ablation_rank --time 1:00:00 -- --address auto", "--address: not available after --"),
         ("ablation_rank --time 1:00:00 --partition a;b", "--partition = a;b: must be a name"),
         ("tune_optimizers --time 1:00:00 --array 2", "--array: not available for tune_optimizers"),
         ("ablation_rank --time 1:00:00 --array 99", "--array = 99: must be at most 70, the number"),
@@ -383,15 +418,19 @@ def test_submission_without_slurm_is_refused(command, tmp_path: Path, monkeypatc
     assert not (tmp_path / "outputs").exists()
 
 
-def test_folder_that_is_probably_not_shared_and_unused_gpus_give_warnings(
-    command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_folder_that_is_not_shared_is_refused_and_unused_gpus_give_a_warning(
+    command, tmp_path: Path, fakes: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(slurm, "LOCAL", (tmp_path,))
+    monkeypatch.setattr(slurm, "LOCAL", (tmp_path / "outputs",))
     options = ("--gpus-per-node", "1", "--time", "1:00:00", "--script", "job.sbatch")
+    line = f"{tmp_path}/outputs: must be a folder that all nodes share, but each node has another"
     code, _, err = command("ablation_rank", *options)
     assert code == 0 and (tmp_path / "job.sbatch").exists()
     assert err.splitlines() == [
-        f"warning: {tmp_path}/outputs is probably not shared by the nodes; name a shared folder "
-        "with --out",
+        f"warning: {line} folder there",
         "warning: the trials use no GPU; add --gpus-per-trial auto to the options after --",
     ]
+    (tmp_path / "job.sbatch").unlink()
+    code, _, err = command("ablation_rank", *options, "--submit")
+    assert code == 2 and not (tmp_path / "job.sbatch").exists() and fakes.read_text() == ""
+    assert err == f"error: --out = {line} folder there\n"

@@ -18,6 +18,7 @@ import click
 from precond.counts import counted
 from studies.harness.command import files, slurm_scripts, slurm_submit
 from studies.harness.command.catalogue import STUDIES, artefacts
+from studies.harness.command.planned import plan_elsewhere
 from studies.harness.command.screen import refuse
 from studies.harness.command.slurm_scripts import MARK, STOP_SECONDS, Job
 from studies.harness.design.options import Options
@@ -32,10 +33,10 @@ On several nodes, the job starts a Ray cluster. Two minutes before the time limi
 which writes checkpoints, and goes back to the queue. With --array, the trials are divided among the
 tasks of a job array, without Ray, and a second job writes the report.
 """
-ADDRESS = "127.0.0.1:1"  # stands for the address of the job's cluster; this machine may have no GPU
 
 LOCAL = tuple(map(Path, ("/tmp", "/var/tmp", "/dev/shm", tempfile.gettempdir())))
 """Folders that the nodes of a cluster do not share."""
+NOT_SHARED = "must be a folder that all nodes share, but each node has another folder there"
 
 
 def _slurm(study: str, flags: tuple[str, ...], **raw: Any) -> int:
@@ -51,7 +52,7 @@ def _prepare(study: str, flags: Sequence[str], raw: dict[str, Any]) -> int:
         many = f"{study}: has {counted(len(named.artefacts), 'study', 'studies')}; must have one"
         return refuse(named.errors or [many])
     [artefact] = named.artefacts
-    options, work, errors = _plan(artefact, named.plugins, flags)
+    options, work, errors = plan_elsewhere(artefact, named.plugins, flags)
     errors += _problems(artefact, raw, options)
     if raw["array"]:
         errors += _array_problems(artefact, work, raw)
@@ -64,29 +65,6 @@ def _prepare(study: str, flags: Sequence[str], raw: dict[str, Any]) -> int:
     return slurm_submit.write(
         _scripts(artefact, work, options, [*command, *flags], raw), raw["submit"]
     )
-
-
-def _plan(
-    artefact: Artefact, plugins: Sequence[str], flags: Sequence[str]
-) -> tuple[Options, Sequence[Work], list[str]]:
-    """Return the options and the missing work of a study, and a line for each error."""
-    from studies.harness.command.cli import command
-    from studies.harness.command.options import parse
-    from studies.harness.command.run import plan_all
-
-    raw = command(artefact).make_context(artefact.name, list(flags)).params
-    errors = []
-    for name in ("address", "dry_run", "report_only", "as_json"):
-        if raw[name]:
-            flag = f"--{name.removeprefix('as_').replace('_', '-')}"
-            errors.append(f"{flag}: not available in a job; omit the option")
-    # A plan of a dry run has the records of the missing trials.
-    raw |= {"dry_run": True, "plugin": (*raw["plugin"], *plugins)}
-    if "address" not in artefact.REFUSED:
-        raw["address"] = ADDRESS
-    options, invalid = parse(raw, artefact.FLAGS)
-    _, work, problems = plan_all([artefact], options)
-    return options, work, [*errors, *invalid, *problems]
 
 
 # ---------------------------------------------------------------------- checks
@@ -111,6 +89,8 @@ def _problems(artefact: Artefact, raw: dict[str, Any], options: Options) -> Iter
             yield f"--{name} = {raw[name]}: must be a name"
     if raw["submit"] and not shutil.which("sbatch"):
         yield "--submit: sbatch is not installed here; run the command on a login node of Slurm"
+    if raw["submit"] and _is_local(options.root):
+        yield f"--out = {options.root.resolve()}: {NOT_SHARED}"
     limit = _most_gpus(raw["partition"])
     if raw["gpus_per_node"] and limit is not None and raw["gpus_per_node"] > limit:
         place = f"partition {raw['partition']}" if raw["partition"] else "the cluster"
@@ -165,10 +145,13 @@ def _array_problems(artefact: Artefact, work: Sequence[Work], raw: dict[str, Any
         yield f"--array = {raw['array']}: must be at most {len(records)}, the number of trials"
 
 
+def _is_local(folder: Path) -> bool:
+    return any(folder.resolve().is_relative_to(local.resolve()) for local in LOCAL)
+
+
 def _warnings(options: Options, raw: dict[str, Any]) -> Iterator[str]:
-    root = options.root.resolve()
-    if any(root.is_relative_to(folder.resolve()) for folder in LOCAL):
-        yield f"{root} is probably not shared by the nodes; name a shared folder with --out"
+    if _is_local(options.root):
+        yield f"{options.root.resolve()}: {NOT_SHARED}"
     if raw["gpus_per_node"] and not raw["array"] and options.gpus_per_trial == 0:
         yield "the trials use no GPU; add --gpus-per-trial auto to the options after --"
 

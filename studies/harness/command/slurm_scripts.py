@@ -14,7 +14,7 @@ MARK = "# Written by `python -m studies slurm`."
 # start, and 1 if its own connection to Ray breaks at the end.
 # Slurm sends SIGTERM to this shell only. Ray's processes must not receive it before the driver has
 # ended, so the shell forwards it to the driver.
-_FUNCTIONS = """
+_FUNCTIONS = r"""
 # A folder for the process id and the exit code of the program that this job runs.
 export RUN=$(mktemp -d)
 PROGRAM='"$@" & echo $! > "$RUN/pid"; wait $!; echo $? > "$RUN/code"'
@@ -29,6 +29,13 @@ stop() {
   fi
 }
 trap stop TERM
+
+# Print a digest of the results in the output folder, which shows whether a run added any.
+results() {
+  (cd "$OUT" && find . \( -name epochs.jsonl -o -name status.json -o -path './cost/*' \
+    -o -path './probes/*' \) -printf '%p %s\n' | sort | cksum)
+}
+BEFORE=$(results)
 """
 
 _RAY = r"""
@@ -45,16 +52,22 @@ PROGRAM="exec >> \"\$LOG\" 2>&1; $PROGRAM"
 
 # A signal interrupts `wait`, so repeat it until the program has ended. `scontrol requeue` would
 # also revive a cancelled job, whose state is COMPLETING.
-_END = """STEP=$!
+_END = r"""STEP=$!
 while kill -0 "$STEP" 2> /dev/null; do wait "$STEP"; done
 code=$(cat "$RUN/code" 2> /dev/null || echo 4)  # there is no code if the program did not start
 rm -r "$RUN"
 
-# 3 and 143 mean stopped, but not complete. Do not requeue a job that was cancelled.
+# 3 and 143 mean stopped, but not complete. Do not requeue a job that was cancelled, or whose
+# second or later run added no result: it would repeat without end.
 state=$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %T)
 if [[ $code == 3 || $code == 143 ]] && [[ $state == RUNNING ]]; then
-  echo "stopped before the end (exit code $code): back to the queue"
-  scontrol requeue "$SLURM_JOB_ID"
+  if (( ${SLURM_RESTART_COUNT:-0} > 0 )) && [[ $(results) == "$BEFORE" ]]; then
+    echo "stopped before the end (exit code $code), and this run committed no epoch: the job ends;" \
+      "submit it with a longer --time"
+  else
+    echo "stopped before the end (exit code $code): back to the queue"
+    scontrol requeue "$SLURM_JOB_ID"
+  fi
 fi
 exit "$code"
 """
@@ -98,7 +111,7 @@ def study_script(job: Job, command: Sequence[str]) -> str:
         job: The requests.
         command: The command of the study, without `--address`.
     """
-    lines = [*_head(job, f"Run {job.study} until it is complete."), _FUNCTIONS]
+    lines = [*_head(job, f"Run {job.study} until it is complete."), _functions(job)]
     if job.nodes == 1:  # the driver starts Ray itself, so that several jobs can share a node
         return "\n".join([*lines, _start(command), _END])
     program = _cluster(job) + _start(command, '--address "$HEAD"')
@@ -121,7 +134,7 @@ def array_script(job: Job, tasks: int, trials: Path, command: Sequence[str]) -> 
         f'{_word(trials)} > "$RUN/share.jsonl"\n'
     )
     head = _head(job, purpose, f"--array=0-{tasks - 1}")
-    return "\n".join([*head, _FUNCTIONS, share, _start(command, '"$RUN/share.jsonl"'), _END])
+    return "\n".join([*head, _functions(job), share, _start(command, '"$RUN/share.jsonl"'), _END])
 
 
 def report_script(job: Job, command: Sequence[str]) -> str:
@@ -165,6 +178,10 @@ def _head(job: Job, purpose: str, *options: str) -> Iterator[str]:
     yield f"export PATH={_word(job.programs)}:$PATH"
     yield from (f"export {name}={_word(value)}" for name, value in job.variables)
     yield "unset RAY_ADDRESS"
+
+
+def _functions(job: Job) -> str:
+    return f"OUT={_word(job.folder.parent)}\n{_FUNCTIONS}"
 
 
 def _cluster(job: Job) -> str:
