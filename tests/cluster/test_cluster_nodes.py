@@ -219,7 +219,7 @@ def test_server_other_than_ray_is_refused_within_12_seconds(answer: bytes):
         reason = "not a Ray server" if answer else "timed out"
         message = rf"no Ray cluster answers at {address} \({reason}\)"
         with pytest.raises(cluster.StoreError, match=message):
-            cluster.connect(address)
+            cluster.connect(address, Options())
         assert time.monotonic() - start < 12
         thread.join()
         connections[0].close()

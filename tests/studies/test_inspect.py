@@ -11,6 +11,7 @@ import ray
 from studies.harness.cluster import inspect
 from studies.harness.command.problems import terminable
 from studies.harness.design.ending import Stopped
+from studies.harness.design.options import Options
 
 
 def test_sigterm_while_a_cluster_is_joined_stops_the_command_after_that(
@@ -26,5 +27,5 @@ def test_sigterm_while_a_cluster_is_joined_stops_the_command_after_that(
     monkeypatch.setattr(inspect, "_probe", lambda host, port: None)
     monkeypatch.setattr(ray, "init", init)
     with pytest.raises(Stopped), terminable():
-        inspect.connect("10.0.0.1:6379")
+        inspect.connect("10.0.0.1:6379", Options())
     assert joined == ["10.0.0.1:6379"]

@@ -105,7 +105,7 @@ def _space(options: Options, generation: int) -> dict[str, Any]:
 
 def _start(options: Options, trials: int) -> None:
     if options.address is not None:
-        connect(options.address)
+        connect(options.address, options)
     else:
         cores, processes = len(os.sched_getaffinity(0)), options.workers_per_trial
         local.start(min((options.max_concurrent or cores) * processes, cores, trials * processes))

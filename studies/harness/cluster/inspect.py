@@ -26,6 +26,8 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from precond.counts import counted
+from studies.harness.cluster import environment
+from studies.harness.cluster.environment import package_differences
 from studies.harness.cluster.stopping import defer_signals
 from studies.harness.design.options import Options
 from trainables import packing
@@ -49,8 +51,10 @@ def inspect(address: str, options: Options) -> tuple[str, list[str]]:
     Returns:
         A line that describes the cluster, and a line for each error.
     """
+    if unsendable := list(environment.problems(options)):
+        return "", unsendable
     try:
-        connect(address)
+        connect(address, options)
     except StoreError as problem:
         return "", [str(problem)]
     try:
@@ -66,8 +70,12 @@ def inspect(address: str, options: Options) -> tuple[str, list[str]]:
             ray.shutdown()
 
 
-def connect(address: str) -> None:
+def connect(address: str, options: Options) -> None:
     """Connect to a running cluster as a driver.
+
+    Args:
+        address: `auto` or host:port.
+        options: The command line, which says whether to send the environment to the nodes.
 
     Raises:
         StoreError: No cluster answers within 10 s; the message is one line.
@@ -84,8 +92,10 @@ def connect(address: str) -> None:
         ) from error
     try:
         # Ray would install handlers of SIGTERM that abort the command.
-        with defer_signals():
-            ray.init(address=server, log_to_driver=False, logging_level=logging.ERROR)
+        with defer_signals(), environment.sent(options) as sent:
+            ray.init(
+                address=server, log_to_driver=False, logging_level=logging.ERROR, runtime_env=sent
+            )
     except (ConnectionError, RuntimeError, ValueError) as error:
         why = str(error).strip().partition("\n")[0]
         hint = "; if the cluster requires a token, set RAY_AUTH_MODE=token"
@@ -241,7 +251,8 @@ def _node_errors(
     for node in nodes:
         here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         task = _check_node.options(scheduling_strategy=here)
-        tasks[task.remote(str(folder.absolute()), node["NodeID"], fingerprint(), data_dir)] = node
+        expected = fingerprint(), environment.packages()
+        tasks[task.remote(str(folder.absolute()), node["NodeID"], *expected, data_dir)] = node
     answered, silent = ray.wait(list(tasks), num_returns=len(tasks), timeout=CHECK_SECONDS)
     for task in answered:
         node = tasks[task]
@@ -267,16 +278,20 @@ def _contains(path: Path, token: str) -> bool:
 
 @ray.remote(num_cpus=0, max_retries=0)
 def _check_node(
-    folder: str, node_id: str, expected: dict[str, str], data_dir: str | None
+    folder: str,
+    node_id: str,
+    expected: dict[str, str],
+    packages: dict[str, str],
+    data_dir: str | None,
 ) -> list[str]:
     """Return a line for each error of this node, and copy the driver's token to a file.
 
     This task runs on the node.
     """
     errors = []
-    if versions := difference(expected):
-        advice = "Install the same versions on the node (`ray up` does this)"
-        errors.append(f"differs from the driver: {versions}. {advice}")
+    if versions := [*filter(None, (difference(expected), package_differences(packages)))]:
+        advice = "Install the same versions (`ray up` does this), or use --send-environment"
+        errors.append(f"differs from the driver: {', '.join(versions)}. {advice}")
     if data_dir is not None and not Path(data_dir).is_dir():
         errors.append(f"does not have {data_dir}: mount it there, or name a shared --data-dir")
     root = Path(folder).parent

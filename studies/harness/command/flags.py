@@ -41,6 +41,9 @@ FLAGS = [
     click.Option(["--address"], metavar="auto|HOST:PORT",
                  help="Running Ray cluster to use.  [default: $RAY_ADDRESS; if unset, Ray is "
                  "started on this machine]"),
+    click.Option(["--send-environment"], is_flag=True,
+                 help="On a running cluster, run the code and the locked packages of this machine on "
+                 "every node."),
     click.Option(["--tracking-uri"], metavar="none|URI",
                  help="MLflow server or database; none for no tracking.  [default: "
                  "$MLFLOW_TRACKING_URI or OUT/mlflow.db]"),

@@ -176,6 +176,8 @@ def _contradictions(options: Options) -> list[str]:
         if not torch.cuda.is_available():
             amount = "auto" if options.gpus_per_trial is None else f"{options.gpus_per_trial:g}"
             errors.append(f"--gpus-per-trial = {amount}: this machine has no GPU; omit the option")
+    if options.send_environment and not options.address:
+        errors.append("--send-environment: requires a running cluster; name it with --address")
     invalid = [status for status in options.retry if status not in RETRIES]
     errors += [f"--retry = {status}: must be one of {', '.join(RETRIES)}" for status in invalid]
     for path in (options.root, *options.root.parents):

@@ -12,7 +12,8 @@ from studies.harness.command.flags import FLAGS
 from studies.harness.design.ending import COMPLETE, SOME_FAILED
 
 OFFERED = {
-    *("dry_run", "report_only", "optimizers", "max_concurrent", "gpus_per_trial", "address", "out"),
+    *("dry_run", "report_only", "optimizers", "max_concurrent", "gpus_per_trial", "out"),
+    *("address", "send_environment"),
     *("data_dir", "download", "verify_data", "plugin", "retry", "time_budget", "commit_every"),
 }
 HELP = {

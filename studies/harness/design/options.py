@@ -69,6 +69,7 @@ class Options:
     max_concurrent: int | None = None
     gpus_per_trial: float | None = 0.0  # None: measure it
     address: str | None = None
+    send_environment: bool = False
     tracking_uri: str | None = None
     out: Path | None = None
     data_dir: Path = field(default_factory=_data_dir)

@@ -70,7 +70,13 @@ class CostStudy(Artefact):
             _NO_TRIALS,
         ),
         **dict.fromkeys(
-            ("max_concurrent", "gpus_per_trial", "address", "workers_per_trial"),
+            (
+                "max_concurrent",
+                "gpus_per_trial",
+                "address",
+                "send_environment",
+                "workers_per_trial",
+            ),
             "which uses the whole machine for one benchmark at a time",
         ),
     }

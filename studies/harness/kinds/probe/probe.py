@@ -91,7 +91,14 @@ class Probe(Artefact):
     REFUSED: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(("optimizers", "only", "levels"), _NO_ARMS),
         **dict.fromkeys(
-            ("max_concurrent", "gpus_per_trial", "address", "workers_per_trial", "time_budget"),
+            (
+                "max_concurrent",
+                "gpus_per_trial",
+                "address",
+                "send_environment",
+                "workers_per_trial",
+                "time_budget",
+            ),
             _NO_RAY,
         ),
         **dict.fromkeys(("retry", "rerun", "commit_every"), "which keeps no trial folders"),
