@@ -140,8 +140,8 @@ def test_study_moves_from_a_machine_to_slurm_and_to_another_machine(
     wait_for_training(slurm, "launcher", "/mnt/outputs", epochs=epochs + 100)
     slurm.login(f"scancel {job}")
     slurm.wait_for_state(job, "CANCELLED 0")
-    more = sum(map(len, metrics(slurm.shared / "outputs").values()))
-    assert epochs < more < 150 * LONG_TRIALS
+    later = sum(map(len, metrics(slurm.shared / "outputs").values()))
+    assert epochs < later < 150 * LONG_TRIALS
     # It completes on another machine.
     move(("launcher", "/mnt/outputs"), ("machine1", "/root/b"))
     slurm.run("machine1", f"{python} {study} /root/b")

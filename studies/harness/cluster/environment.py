@@ -25,7 +25,7 @@ from precond.counts import counted
 from studies.harness.design.options import Options
 from trainables.fingerprint import PACKAGES
 
-EXTRAS = ("studies", "peers")
+EXTRAS: tuple[str, ...] = ("studies", "peers")
 FINGERPRINT = ("precond", "torch")
 LOCK = "requirements.lock"
 NAMED = 4  # packages in a message
@@ -71,8 +71,9 @@ def package_differences(expected: Mapping[str, str]) -> str:
         for name, version in sorted(expected.items())
         if actual.get(name) != version
     ]
-    more = len(lines) - NAMED
-    return ", ".join(lines[:NAMED]) + (f" and {counted(more, 'other package')}" if more > 0 else "")
+    others = len(lines) - NAMED
+    suffix = f" and {counted(others, 'other package')}" if others > 0 else ""
+    return ", ".join(lines[:NAMED]) + suffix
 
 
 def problems(options: Options) -> Iterator[str]:
