@@ -214,6 +214,21 @@ KUBERAY_MISTAKES = [
         "",
         "resources: missing",
     ),
+    (
+        "              containers:\n                - name: ray-head",
+        "              containers: 1\n              x:\n                - name: ray-head",
+        "containers = 1: must have type",
+    ),
+    (
+        "podSelector: {matchLabels: &labels {app: precond}}",
+        "podSelector: {matchLabels: [&labels {app: precond}]}",
+        "no NetworkPolicy",
+    ),
+    (
+        "persistentVolumeClaim: {claimName: precond}",
+        "persistentVolumeClaim: {claimName: []}",
+        "must mount a PersistentVolumeClaim",
+    ),
     ("kind: ConfigMap", "kind: Secret", "a secret in a file"),
     ("kind: RayJob", "kind: RayJobs", "0 objects of the kind RayJob"),
 ]

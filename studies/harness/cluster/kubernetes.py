@@ -88,18 +88,21 @@ def _selects(policy: Object, labels: Any) -> bool:
     if not isinstance(selector, dict) or at(selector, "matchExpressions"):
         return False
     wanted = at(selector, "matchLabels") or {}
-    return isinstance(labels, dict) and wanted.items() <= labels.items()
+    both = isinstance(wanted, dict) and isinstance(labels, dict)
+    return both and all(labels.get(name) == value for name, value in wanted.items())
 
 
 def _claims(template: Any) -> set[tuple[str, str]]:
     """Return the shared volumes of a pod's first container as pairs of a claim and a path."""
     names = {
-        str(volume.get("name")): at(volume, "persistentVolumeClaim", "claimName")
+        str(volume.get("name")): str(at(volume, "persistentVolumeClaim", "claimName") or "")
         for volume in _list(at(template, "spec"), "volumes")
     }
     containers = _list(at(template, "spec"), "containers")
     mounts = _list(containers[0], "volumeMounts") if containers else []
-    pairs = {(names.get(str(mount.get("name"))), str(mount.get("mountPath"))) for mount in mounts}
+    pairs = {
+        (names.get(str(mount.get("name")), ""), str(mount.get("mountPath"))) for mount in mounts
+    }
     return {(claim, path) for claim, path in pairs if claim}
 
 
