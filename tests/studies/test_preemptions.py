@@ -7,14 +7,28 @@ import math
 import numpy as np
 import pytest
 
-from studies.harness.statistics.preemptions import (
-    Fleet,
-    Training,
-    expected_seconds,
-    simulate,
-)
+from studies.harness.statistics.preemptions import Fleet, Training, simulate
 
 RUNS = 4000
+
+
+def expected_seconds(training: Training, rate: float, start_seconds: float) -> float:
+    """Return the expected time of a trial on a machine that trains no other.
+
+    To train for t seconds without a loss takes (exp(rate t) - 1) / rate seconds, lost attempts
+    included. After each loss, a new machine must also start without being lost.
+
+    Args:
+        training: The trial.
+        rate: Expected losses of the machine per second.
+        start_seconds: Time until a new machine trains, also at the beginning.
+    """
+    if rate == 0:
+        return start_seconds + training.seconds
+    whole, rest = divmod(training.seconds, training.interval)
+    start = math.expm1(rate * start_seconds) / rate
+    attempts = whole * math.expm1(rate * training.interval) + math.expm1(rate * rest)
+    return start + attempts * (1 / rate + start)
 
 
 @pytest.mark.parametrize(

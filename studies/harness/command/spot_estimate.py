@@ -99,7 +99,10 @@ def _unmeasured(configs: Iterable[TrialConfig], rates: Rates, options: Options) 
 
 def _rate_errors(trainings: Sequence[Training], fleet: Fleet) -> Iterator[str]:
     """Yield a line if machines are usually lost before they commit anything."""
-    seconds = fleet.start_seconds + max(training.interval for training in trainings)
+    longest = max(min(training.interval, training.seconds) for training in trainings)
+    seconds = fleet.start_seconds + longest
+    if not seconds:
+        return
     most = MOST_LOSSES / seconds
     if fleet.rate > most:
         yield (
@@ -191,7 +194,7 @@ def _row(
     seconds = [outcome.seconds for outcome in outcomes]
     costs = [outcome.machine_seconds / HOUR * gpus * price for outcome in outcomes]
     total = sum(training.seconds for training in trainings)
-    repeated = fmean(outcome.lost_seconds for outcome in outcomes) / total
+    repeated = fmean(outcome.lost_seconds for outcome in outcomes) / max(total, 1e-9)
     yield from (name, f"{price:g}", f"{fleet.rate * HOUR:g}")
     yield from map(duration, (fmean(seconds), float(np.quantile(seconds, 0.9))))
     yield from (f"{dollars:.2f}" for dollars in (fmean(costs), np.quantile(costs, 0.9)))

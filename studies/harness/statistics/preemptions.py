@@ -1,4 +1,4 @@
-"""Trials on machines that can be lost at any time: their expected time, and a simulation.
+"""A simulation of trials on machines that can be lost at any time.
 
 The times between the losses of a machine are exponential, as in
 Daly, "A higher order estimate of the optimum checkpoint interval for restart dumps" (FGCS 2006).
@@ -8,7 +8,6 @@ A lost machine is replaced at once, and its trials resume from their last commit
 from __future__ import annotations
 
 import heapq
-import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -61,25 +60,6 @@ class Outcome:
     seconds: float
     machine_seconds: float
     lost_seconds: float
-
-
-def expected_seconds(training: Training, rate: float, start_seconds: float) -> float:
-    """Return the expected time of a trial on a machine that trains no other.
-
-    To train for t seconds without a loss takes (exp(rate t) - 1) / rate seconds, lost attempts
-    included. After each loss, a new machine must also start without being lost.
-
-    Args:
-        training: The trial.
-        rate: Expected losses of the machine per second.
-        start_seconds: Time until a new machine trains, also at the beginning.
-    """
-    if rate == 0:
-        return start_seconds + training.seconds
-    whole, rest = divmod(training.seconds, training.interval)
-    start = math.expm1(rate * start_seconds) / rate
-    attempts = whole * math.expm1(rate * training.interval) + math.expm1(rate * rest)
-    return start + attempts * (1 / rate + start)
 
 
 def simulate(trainings: Sequence[Training], fleet: Fleet, rng: np.random.Generator) -> Outcome:
