@@ -20,9 +20,10 @@ from pathlib import Path
 
 import pytest
 
-from studies.harness.cluster import inspect as cluster
+from studies.harness.cluster import connection
 from studies.harness.cluster.inspect import inspect
 from studies.harness.design.options import Options
+from trainables.store import StoreError
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {
@@ -218,8 +219,8 @@ def test_server_other_than_ray_is_refused_within_12_seconds(answer: bytes):
         start = time.monotonic()
         reason = "not a Ray server" if answer else "timed out"
         message = rf"no Ray cluster answers at {address} \({reason}\)"
-        with pytest.raises(cluster.StoreError, match=message):
-            cluster.connect(address, Options())
+        with pytest.raises(StoreError, match=message):
+            connection.connect(address, Options())
         assert time.monotonic() - start < 12
         thread.join()
         connections[0].close()

@@ -14,7 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from studies.harness.cluster import local
-from studies.harness.cluster.inspect import connect, measured_share
+from studies.harness.cluster.connection import connect
+from studies.harness.cluster.inspect import measured_share
 from studies.harness.cluster.progress import StudyProgress
 from studies.harness.cluster.stopping import Stop, defer_signals, redeliver
 from studies.harness.design.arms import Trial

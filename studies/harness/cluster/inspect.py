@@ -6,11 +6,9 @@ that writes trial folders to its own disk, would lead to a wrong table without a
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import shutil
-import socket
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,12 +19,12 @@ from typing import Any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
-from ray._private.services import canonicalize_bootstrap_address_or_die
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from precond.counts import counted
 from studies.harness.cluster import environment
+from studies.harness.cluster.connection import connect
 from studies.harness.cluster.environment import package_differences
 from studies.harness.cluster.stopping import defer_signals
 from studies.harness.design.options import Options
@@ -35,10 +33,8 @@ from trainables.config import TrialConfig
 from trainables.fingerprint import difference, fingerprint
 from trainables.store import StoreError
 
-CONNECT_SECONDS = 10.0
 CHECK_SECONDS = 180.0  # long, because the first process on a node imports torch
 JOIN_SECONDS = 180.0  # long, because `ray up` returns before the workers have joined
-HTTP2_PREFACE, EMPTY_SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\0\0\0\4\0\0\0\0\0"
 
 
 def inspect(address: str, options: Options) -> tuple[str, list[str]]:
@@ -68,39 +64,6 @@ def inspect(address: str, options: Options) -> tuple[str, list[str]]:
     finally:
         with defer_signals():
             ray.shutdown()
-
-
-def connect(address: str, options: Options) -> None:
-    """Connect to a running cluster as a driver.
-
-    Args:
-        address: `auto` or host:port.
-        options: The command line, which says whether to send the environment to the nodes.
-
-    Raises:
-        StoreError: No cluster answers within 10 s; the message is one line.
-    """
-    try:
-        # `auto` means the cluster that this machine belongs to.
-        server = canonicalize_bootstrap_address_or_die("auto") if address == "auto" else address
-        host, _, port = server.rpartition(":")
-        _probe(host, int(port))
-    except OSError as error:
-        why = error.strerror or str(error).partition(". ")[0]
-        raise StoreError(
-            f"no Ray cluster answers at {address} ({why}): start the cluster, or correct the address"
-        ) from error
-    try:
-        # Ray would install handlers of SIGTERM that abort the command.
-        with defer_signals(), environment.sent(options) as sent:
-            ray.init(
-                address=server, log_to_driver=False, logging_level=logging.ERROR, runtime_env=sent
-            )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        why = str(error).strip().partition("\n")[0]
-        hint = "; if the cluster requires a token, set RAY_AUTH_MODE=token"
-        hint = "" if os.environ.get("RAY_AUTH_MODE") else hint
-        raise StoreError(f"no Ray cluster answers at {address}: {why}{hint}") from error
 
 
 def measured_share(configs: Sequence[TrialConfig], options: Options) -> float:
@@ -137,19 +100,6 @@ def describe(nodes: Sequence[Mapping[str, Any]]) -> str:
     models = f" ({', '.join(kinds)})" if resources["GPU"] and kinds else ""
     cpus, gpus = (counted(int(resources[name]), name) for name in ("CPU", "GPU"))
     return f"cluster of {counted(len(nodes), 'node')}: {cpus}, {gpus}{models}"
-
-
-def _probe(host: str, port: int) -> None:
-    """Raise `OSError` unless a gRPC server answers in time; Ray would wait for over a minute."""
-    with socket.create_connection((host, port), CONNECT_SECONDS) as line:
-        # With TLS the server waits for a handshake, which Ray does later.
-        if os.environ.get("RAY_USE_TLS", "0") not in ("0", ""):
-            return
-        line.settimeout(CONNECT_SECONDS)
-        line.sendall(HTTP2_PREFACE + EMPTY_SETTINGS)
-        answer = line.recv(len(EMPTY_SETTINGS))
-        if answer[3:4] != EMPTY_SETTINGS[3:4]:
-            raise ConnectionError("not a Ray server")
 
 
 def _alive() -> list[dict[str, Any]]:

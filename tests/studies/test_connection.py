@@ -8,7 +8,7 @@ import signal
 import pytest
 import ray
 
-from studies.harness.cluster import inspect
+from studies.harness.cluster import connection
 from studies.harness.command.problems import terminable
 from studies.harness.design.ending import Stopped
 from studies.harness.design.options import Options
@@ -24,8 +24,8 @@ def test_sigterm_while_a_cluster_is_joined_stops_the_command_after_that(
         os.kill(os.getpid(), signal.SIGTERM)
         joined.append(settings["address"])
 
-    monkeypatch.setattr(inspect, "_probe", lambda host, port: None)
+    monkeypatch.setattr(connection, "_probe", lambda host, port: None)
     monkeypatch.setattr(ray, "init", init)
     with pytest.raises(Stopped), terminable():
-        inspect.connect("10.0.0.1:6379", Options())
+        connection.connect("10.0.0.1:6379", Options())
     assert joined == ["10.0.0.1:6379"]
