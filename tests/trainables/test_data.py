@@ -9,6 +9,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -378,6 +379,32 @@ def test_first_killed_worker_is_replaced(large_images: Path, short_poll_interval
         for step, _ in enumerate(build_loader(large_images, 1).train_batches(2, seed=1)):
             if step in (1, 7):
                 kill_loader_worker()
+
+
+def test_worker_that_dies_with_the_lock_of_an_event_does_not_stop_the_loader(
+    large_images: Path, short_poll_interval: None, monkeypatch: pytest.MonkeyPatch
+):
+    parent = os.getpid()
+
+    def die_with_the_lock(event: Event) -> bool:
+        with event._cond:  # type: ignore[attr-defined]
+            if os.getpid() != parent:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return False
+
+    def too_late(*_: object) -> None:
+        raise AssertionError("the loader waits for a lock")
+
+    expected = list(build_loader(large_images, 0).train_batches(2, seed=1))
+    monkeypatch.setattr(Event, "is_set", die_with_the_lock)
+    before = signal.signal(signal.SIGALRM, too_late)
+    signal.alarm(60)
+    try:
+        batches = list(build_loader(large_images, 1).train_batches(2, seed=1))
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert equal_batches(iter(expected), iter(batches))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.context import ForkContext
+from multiprocessing.sharedctypes import RawValue
 from typing import Any
 
 import torch
@@ -114,6 +116,7 @@ class LoaderData(ImageData):
             batch_sampler=batches,
             num_workers=self._workers,
             prefetch_factor=PREFETCHED if self._workers else None,
+            multiprocessing_context=_Context() if self._workers else None,
             collate_fn=torch.stack,
             pin_memory=self._loading.device.type == "cuda",
             # By default, DataLoader draws from torch's global generator, which the model uses.
@@ -168,6 +171,32 @@ def loader_workers(ranks: int) -> int:
     This is a loader's share of the CPU cores, at most `MAX_WORKERS`.
     """
     return max(1, min(MAX_WORKERS, len(os.sched_getaffinity(0)) // ranks))
+
+
+class _Event:
+    """An event without a lock, because a worker that is killed while it has the lock keeps it.
+
+    DataLoader would then wait for the lock without end.
+    """
+
+    def __init__(self) -> None:
+        self._value = RawValue("b", 0)
+
+    def set(self) -> None:
+        """Set the event."""
+        self._value.value = 1
+
+    def is_set(self) -> bool:
+        """Return True after `set` was called in any of the processes."""
+        return bool(self._value.value)
+
+
+class _Context(ForkContext):
+    """The processes and queues of the loader's workers."""
+
+    def Event(self) -> Any:
+        """Return the event that ends the workers."""
+        return _Event()
 
 
 class _Transformed(Dataset[Tensor]):
