@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-HELP = """Estimate when the missing trials of a study end on a cluster, and what they cost, with
-machines that can be lost at any time (spot machines) and without. Options after -- are those of the
-study. Nothing is started.
+HELP = """Estimate the end and the cost of a study.
+
+The missing trials run on machines that can be lost at any time (spot machines), and for comparison
+on machines that cannot. Options after -- are those of the study. Nothing is started.
 
 The time of an epoch is the median of the committed epochs of the same workload and optimizer in the
 output folder.

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from precond.counts import counted
-from studies.harness.command import files, slurm_scripts, slurm_submit
+from studies.harness.command import slurm_scripts, slurm_submit
 from studies.harness.command.catalogue import STUDIES, artefacts
 from studies.harness.command.planned import plan_elsewhere
 from studies.harness.command.screen import refuse
@@ -47,12 +46,7 @@ def _slurm(study: str, flags: tuple[str, ...], **raw: Any) -> int:
 
 def _prepare(study: str, flags: Sequence[str], raw: dict[str, Any]) -> int:
     """Check the command, write the scripts, and submit them; return the exit code."""
-    named = files.find_artefacts([study])
-    if named.errors or len(named.artefacts) != 1:
-        many = f"{study}: has {counted(len(named.artefacts), 'study', 'studies')}; must have one"
-        return refuse(named.errors or [many])
-    [artefact] = named.artefacts
-    options, work, errors = plan_elsewhere(artefact, named.plugins, flags)
+    artefact, options, work, errors = plan_elsewhere(study, flags)
     errors += _problems(artefact, raw, options)
     if raw["array"]:
         errors += _array_problems(artefact, work, raw)

@@ -12,7 +12,6 @@ import numpy as np
 from rich.table import Column, Table
 
 from precond.counts import counted
-from studies.harness.command import files
 from studies.harness.command.estimate import Rates, committed, nearest_rate
 from studies.harness.command.planned import plan_elsewhere
 from studies.harness.command.screen import refuse, terminal
@@ -41,12 +40,7 @@ def run(study: str, flags: Sequence[str], raw: dict[str, Any]) -> int:
         flags: The options of the study.
         raw: The options of the estimate, by name.
     """
-    named = files.find_artefacts([study])
-    if named.errors or len(named.artefacts) != 1:
-        many = f"{study}: has {counted(len(named.artefacts), 'study', 'studies')}; must have one"
-        return refuse(named.errors or [many])
-    [artefact] = named.artefacts
-    options, work, errors = plan_elsewhere(artefact, named.plugins, flags)
+    artefact, options, work, errors = plan_elsewhere(study, flags)
     configs = [trial.config for part in work for trial in part.trials]
     if errors := errors or list(_problems(artefact, configs, options, raw)):
         return refuse(errors)
