@@ -122,7 +122,7 @@ def test_study_moves_from_a_machine_to_slurm_and_to_another_machine(
 
     def move(source: tuple[str, str], target: tuple[str, str]) -> None:
         """Pack a folder of a machine, and unpack it on another machine."""
-        file = f"/mnt{source[1].replace('/', '-')}.tar"
+        file = f"/mnt/{source[1].strip('/').replace('/', '-')}.tar"
         slurm.run(source[0], f"{python} -m studies pack {source[1]} {file}")
         slurm.run(target[0], f"{python} -m studies unpack {file} --into {target[1]}")
 
