@@ -3,11 +3,12 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup setup-ui docs study studies test test-slow test-cluster test-slurm test-peers test-kuberay test-statistics mutants faults faults-ci audit lint ui lock
+.PHONY: help setup setup-ui setup-kubernetes docs study studies test test-slow test-cluster test-slurm test-peers test-kuberay test-statistics mutants faults faults-ci audit lint ui lock
 
 help:
 	@echo "make setup         install everything into .venv"
 	@echo "make setup-ui      install chromium (Debian) and playwright, which the tests of MLflow's pages need"
+	@echo "make setup-kubernetes  install Ray's dashboard, which starts the jobs of Kubernetes, into the image of deploy/Dockerfile"
 	@echo "make study         run the rank ablation and write its report"
 	@echo "make studies       run every study on digits, within an hour on two cores; run this again to resume"
 	@echo "make test          run the tests"
@@ -49,6 +50,10 @@ endif
 setup-ui: setup
 	command -v chromium >/dev/null || { apt-get update && apt-get install -y --no-install-recommends chromium; }
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements-ui.lock
+
+# KubeRay asks Ray's dashboard and its agents whether a node is ready, and submits the study to the dashboard.
+setup-kubernetes: setup
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements-kubernetes.lock
 
 study: setup
 	$(BIN)/python studies/ablation_rank.py
@@ -133,3 +138,5 @@ lock:
 		pyproject.toml -o requirements.lock
 	sed -n 's/^ui = \["\(.*\)"\].*/\1/p' pyproject.toml | $(BIN)/uv pip compile --quiet --generate-hashes \
 		--python-version 3.11 --no-annotate --no-header - -o requirements-ui.lock
+	sed -n 's/^kubernetes = \["\(.*\)"\].*/\1/p' pyproject.toml | $(BIN)/uv pip compile --quiet --generate-hashes \
+		--python-version 3.11 --no-annotate --no-header -c requirements.lock - -o requirements-kubernetes.lock

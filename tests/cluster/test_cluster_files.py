@@ -6,16 +6,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from ray.autoscaler._private.kuberay import node_provider
-from ray.autoscaler._private.kuberay.autoscaling_config import (
-    _derive_autoscaling_config_from_ray_cr,
-)
 
-from studies.harness.cluster import inspect
 from studies.harness.cluster.check import check, problems
 from studies.harness.published import strict_yaml
 
@@ -64,37 +58,6 @@ def test_file_passes_rays_validation(name):
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     validate_config(prepare_config(yaml.safe_load(file_with_user_values(name))))
-
-
-def ray_cluster() -> dict[str, Any]:
-    """Return the object that KubeRay creates for the job of deploy/kuberay.yaml."""
-    items = yaml.safe_load(file_with_user_values("deploy/kuberay.yaml"))["items"]
-    [job] = [item for item in items if item["kind"] == "RayJob"]
-    metadata = {"name": "precond-x7", "namespace": "me"}
-    return {"metadata": metadata, "spec": job["spec"]["rayClusterSpec"]}
-
-
-def test_rays_autoscaler_reads_the_workers_of_kuberay():
-    types = _derive_autoscaling_config_from_ray_cr(ray_cluster())["available_node_types"]
-    head, workers = types["headgroup"], types["gpu"]
-    assert head["resources"]["CPU"] == 0 and "GPU" not in head["resources"]
-    assert (workers["min_workers"], workers["max_workers"]) == (0, 8)
-    assert (workers["resources"]["CPU"], workers["resources"]["GPU"]) == (4, 1)
-
-
-def test_check_of_nodes_counts_workers_that_kuberay_can_start(monkeypatch: pytest.MonkeyPatch):
-    paths = set()
-
-    def get(client: Any, path: str) -> dict[str, Any]:
-        paths.add(path)
-        return ray_cluster()
-
-    monkeypatch.setattr(node_provider.KubernetesHttpApiClient, "get", get)
-    monkeypatch.setattr(inspect, "_alive", lambda: [])
-    monkeypatch.setenv("RAY_CLUSTER_NAME", "precond-x7")
-    monkeypatch.setenv("RAY_CLUSTER_NAMESPACE", "me")
-    assert (max(inspect._offers("CPU")), sum(inspect._offers("GPU"))) == (4, 8)
-    assert paths == {"rayclusters/precond-x7"}
 
 
 # Mistakes: (text of the file, its replacement, part of the message).
@@ -165,6 +128,7 @@ MISTAKES_IN_BOTH = [
     (" --autoscaling-config=~/ray_bootstrap_config.yaml", "", "Ray starts no workers"),
 ]
 KUBERAY_MISTAKES = [
+    ("MLFLOW_TRACKING_URI, value", "RAY_CLUSTER_NAMESPACE, value", "KubeRay sets this variable"),
     ("rayClusterSpec:", "rayClusterSpc:", "spec.rayClusterSpc: unknown key"),
     ("backoffLimit", "backofLimit", 'Did you mean "backoffLimit"'),
     ("rayStartParams: {}", "rayStartParam: {}", 'Did you mean "rayStartParams"'),

@@ -150,16 +150,13 @@ def _autoscaler() -> list[Mapping[str, Any]]:
     """Return the node types of the autoscaler that runs on this machine, the head.
 
     Ray has no function for this. With the local provider, the user's machines are one node type. On
-    Kubernetes, they are in the object from which KubeRay starts the pods; deploy/kuberay.yaml sets the
-    variable of the namespace.
+    Kubernetes, they are in the object from which KubeRay starts the pods.
     """
     import psutil
     import yaml
-    from ray.autoscaler._private.kuberay.autoscaling_config import AutoscalingConfigProducer
 
-    if namespace := os.environ.get("RAY_CLUSTER_NAMESPACE"):
-        config = AutoscalingConfigProducer(os.environ["RAY_CLUSTER_NAME"], namespace)()
-        return [*config["available_node_types"].values()]
+    if namespace := os.environ.get("RAY_CLUSTER_NAMESPACE"):  # KubeRay sets it in each pod
+        return _worker_groups(namespace, os.environ["RAY_CLUSTER_NAME"])
     for process in psutil.process_iter(["cmdline"]):
         for word in process.info["cmdline"] or ():
             path = word.removeprefix("--autoscaling-config=")
@@ -167,6 +164,20 @@ def _autoscaler() -> list[Mapping[str, Any]]:
                 document = yaml.safe_load(Path(path).expanduser().read_bytes())
                 return [*document["available_node_types"].values()]
     return []
+
+
+def _worker_groups(namespace: str, name: str) -> list[Mapping[str, Any]]:
+    """Return the node types of KubeRay's autoscaler; none if it does not run."""
+    from ray.autoscaler._private.kuberay import autoscaling_config, node_provider
+
+    try:
+        cluster = node_provider.KubernetesHttpApiClient(namespace).get(f"rayclusters/{name}")
+    except OSError:  # only a head with an autoscaler may read the object
+        return []
+    if not cluster["spec"].get("enableInTreeAutoscaling"):
+        return []
+    config = autoscaling_config._derive_autoscaling_config_from_ray_cr(cluster)
+    return [*config["available_node_types"].values()]
 
 
 # ---------------------------------------------------------------------- code and folders
