@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +32,7 @@ which writes checkpoints, and goes back to the queue. With --array, the trials a
 tasks of a job array, without Ray, and a second job writes the report.
 """
 
-LOCAL = tuple(map(Path, ("/tmp", "/var/tmp", "/dev/shm", tempfile.gettempdir())))
+LOCAL = tuple(map(Path, ("/tmp", "/var/tmp", "/dev/shm")))
 """Folders that the nodes of a cluster do not share."""
 NOT_SHARED = "must be a folder that all nodes share, but each node has another folder there"
 
